@@ -1,0 +1,158 @@
+"""autofash finds, trains and proves the best Keras image classifier for a data set, on the machine its user has.
+
+    import autofash
+
+    study = autofash.search(dataset="digits", trials=20)
+    print(study.best().value)
+    model = autofash.refit(study)
+    print(model.metrics["test_accuracy"], model.model)
+
+Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autofash import errors, records
+from autofash.errors import (
+    AutofashError,
+    DataCorrupt,
+    DataError,
+    DataMissing,
+    InfeasibleConfig,
+    Interrupted,
+    LedgerError,
+    NoTrial,
+    ResourceError,
+    SpaceError,
+    StudyBusy,
+    StudyError,
+    StudyMismatch,
+    StudyMissing,
+    UnsafeFile,
+    UsageError,
+)
+from autofash.records import EpochReport, FittedModel, State, StudySettings, StudySummary, TrialRecord
+
+if TYPE_CHECKING:
+    from autofash.loop import Listener
+    from autofash.space import Space
+    from autofash.space import load_space as load_space
+    from autofash.study import Study
+    from autofash.study import list_studies as list_studies
+    from autofash.study import load_study as load_study
+
+__all__ = [
+    "AutofashError",
+    "DataCorrupt",
+    "DataError",
+    "DataMissing",
+    "EpochReport",
+    "FittedModel",
+    "InfeasibleConfig",
+    "Interrupted",
+    "LedgerError",
+    "NoTrial",
+    "ResourceError",
+    "Space",
+    "SpaceError",
+    "State",
+    "Study",
+    "StudyBusy",
+    "StudyError",
+    "StudyMismatch",
+    "StudyMissing",
+    "StudySettings",
+    "StudySummary",
+    "TrialRecord",
+    "UnsafeFile",
+    "UsageError",
+    "errors",
+    "list_studies",
+    "load_space",
+    "load_study",
+    "records",
+    "refit",
+    "search",
+]
+
+_ELSEWHERE = {"Space": "space", "load_space": "space", "Study": "study", "list_studies": "study", "load_study": "study"}
+
+
+def search(
+    space: str | Path | Space | None = None,
+    *,
+    dataset: str | None = None,
+    data_dir: str | Path | None = None,
+    study: str | None = None,
+    new_study: bool = False,
+    trials: int | None = None,
+    more: int | None = None,
+    budget_seconds: float | None = None,
+    target: float | None = None,
+    workers: int | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    sampler: str | None = None,
+    pruner: str | None = None,
+    objective: str | None = None,
+    storage: str | None = None,
+    starters: bool | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Study:
+    """Search a space for the best config, in as many processes as the machine has room for; called again, it resumes.
+
+    space: name, file or Space; default cnn. dataset: fashion_mnist, mnist, cifar10 or digits; default the first where it is
+    found or can be fetched, else digits. trials: finished ones in all, default 50; more: beyond those that the study has.
+    budget_seconds: wall clock. target: objective at which to stop, a fraction. epochs: most of each trial. sampler: tpe,
+    random, grid, qmc, cmaes. pruner: asha, hyperband, median, none. objective: accuracy or macro_f1. storage: database URL,
+    default sqlite:///studies/studies.db. listeners: called with every event of the search.
+
+    Raises UsageError, SpaceError, DataError, StudyError, NoTrial when nothing was completed, Interrupted upon Ctrl-C.
+    """
+    from autofash import loop
+    from autofash.study.ledger import DEFAULT_STORAGE
+
+    request = loop.SearchRequest(
+        space=str(space) if isinstance(space, Path) else space,
+        dataset=dataset,
+        data_dir=Path(data_dir) if data_dir is not None else None,
+        study=study,
+        new_study=new_study,
+        trials=trials,
+        more=more,
+        budget_seconds=budget_seconds,
+        target=target,
+        workers=workers,
+        epochs=epochs,
+        seed=seed,
+        sampler=sampler,
+        pruner=pruner,
+        objective=objective,
+        storage=storage or DEFAULT_STORAGE,
+        starters=starters,
+    )
+    return loop.search(request, listeners)
+
+
+def refit(study: Study | str | None = None, trial: int | None = None, *, data_dir: str | Path | None = None) -> FittedModel:
+    """Train a study's best config, or another trial's, on train + validation, test it once, save it, and prove the file.
+
+    study: a Study, a name in the default storage, or None for the one last updated. trial: number; None for the best.
+    Raises NoTrial, StudyMissing, DataError, ResourceError, Interrupted.
+    """
+    from autofash import refitting
+    from autofash.study import load_study
+
+    found = load_study(study) if study is None or isinstance(study, str) else study
+    return refitting.refit(found, trial, data_dir=Path(data_dir) if data_dir is not None else None)
+
+
+def __getattr__(name: str) -> object:
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(f"autofash.{_ELSEWHERE[name]}"), name)
+    raise AttributeError(f"module 'autofash' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""`python -m autofash`."""
+
+from autofash.cli import main
+
+main()

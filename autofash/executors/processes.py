@@ -1,0 +1,191 @@
+"""Trials in processes of their own, forked from a server that has Keras loaded: a crash costs one trial, a leak dies with it."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from autofash.errors import ResourceError
+from autofash.executors.channel import Channel, Message
+from autofash.executors.protocol import Event
+from autofash.executors.server import ORDER
+from autofash.records import Ending, EpochReport, Outcome, Started, TrialSpec, Verdict
+
+CLOSING_SECONDS = 5.0
+MOST_RESTARTS = 3  # of the server, without a trial that ended well in between
+
+
+@dataclass(slots=True)
+class _Running:
+    channel: Channel
+    submitted: float  # monotonic
+
+
+class ProcessExecutor:
+    """Runs each trial in a fresh process.
+
+    preload: module that the server imports once; its trials find it loaded.
+    log: file for what the server itself prints.
+    """
+
+    def __init__(self, preload: str = "autofash.training", log: Path | None = None) -> None:
+        self._preload, self._log = preload, log
+        self._selector = selectors.DefaultSelector()
+        self._running: dict[int, _Running] = {}
+        self._events: list[Event] = []
+        self._restarts = 0
+        self.server: subprocess.Popen[bytes] | None = None
+        self.started_as = ""  # "fork" or "spawn", once the server is ready
+        self._start()
+
+    def submit(self, spec: TrialSpec) -> None:
+        """Run this trial in a new process. Raises ResourceError when the server cannot be started."""
+        if self.server is None:
+            self._start()
+        ours, theirs = socket.socketpair()
+        running = _Running(Channel(ours), time.monotonic())
+        try:
+            socket.send_fds(self._control.sock, [spec.trial.to_bytes(ORDER, "big")], [theirs.fileno()])
+            running.channel.send(asdict(spec))
+        except OSError:  # the server died; events() will say the trial is lost, and the next submit restarts it
+            pass
+        finally:
+            theirs.close()
+        self._running[spec.trial] = running
+        self._selector.register(running.channel, selectors.EVENT_READ, spec.trial)
+
+    def events(self, timeout_seconds: float) -> Sequence[Event]:
+        """What has happened; waits for the first event at most this long. Raises ResourceError when the preload failed."""
+        for key, _ in self._selector.select(timeout_seconds if not self._events else 0):
+            if key.data is None:
+                self._hear_server()
+            elif key.data in self._running:
+                self._hear_trial(key.data)
+        events, self._events = self._events, []
+        return events
+
+    def reply(self, trial: int, verdict: Verdict) -> None:
+        """Answer a trial's report; a trial that is gone is passed over."""
+        if trial in self._running:
+            try:
+                self._running[trial].channel.send({"action": verdict.action.value, "why": verdict.why})
+            except OSError:
+                pass  # its death is on the way as an Outcome
+
+    def close(self) -> None:
+        """Kill every running trial and end the server."""
+        for running in self._running.values():
+            running.channel.close()
+        self._running.clear()
+        if self.server is not None:
+            self._stop_server()
+        self._selector.close()
+
+    def _start(self) -> None:
+        if self._restarts > MOST_RESTARTS:
+            raise ResourceError("the process that starts trials died again and again", f"look into {self._log or 'its log'}", code="E-SERVER")
+        ours, theirs = socket.socketpair()
+        os.set_inheritable(theirs.fileno(), True)
+        out = self._log.open("ab") if self._log else None
+        try:
+            self.server = subprocess.Popen(
+                [sys.executable, "-m", "autofash.executors.server", str(theirs.fileno()), self._preload],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=out or subprocess.DEVNULL,
+                stderr=out or subprocess.DEVNULL,
+                # One thread after `import keras`, which is what makes forking safe; a trial raises its own counts.
+                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            )
+        except OSError as error:
+            raise ResourceError(f"no process can be started: {error.strerror}", "close some programs", code="E-SERVER") from None
+        finally:
+            theirs.close()
+            if out:
+                out.close()
+        self._control = Channel(ours)
+        self._selector.register(self._control, selectors.EVENT_READ, None)
+
+    def _hear_server(self) -> None:
+        messages = self._control.receive()
+        if messages is None:
+            self._server_died()
+            return
+        for message in messages:
+            if "failed" in message:
+                cause = message["failed"].strip().splitlines()[-1]
+                self.close()
+                raise ResourceError(f"{self._preload} cannot be imported: {cause}", f"{sys.executable} -c 'import {self._preload}'", code="E-SERVER")
+            if "ready" in message:
+                self.started_as = message["start"]
+            elif message.get("exited") in self._running:
+                # It ended without a word: whatever it said before lies in its socket, and is heard first.
+                trial = message["exited"]
+                while trial in self._running and self._hear_trial(trial):
+                    pass
+                if trial in self._running:
+                    self._end(trial, Ending.DIED, _cause_of_death(message["status"]))
+
+    def _hear_trial(self, trial: int) -> bool:
+        """Pass on what the trial says; False when there is nothing more to hear."""
+        running = self._running[trial]
+        messages = running.channel.receive()
+        if messages is None:
+            if running.channel in self._selector.get_map():
+                self._selector.unregister(running.channel)  # the server will say how it died
+            return False
+        for message in messages:
+            self._pass_on(trial, running, message)
+        return True
+
+    def _pass_on(self, trial: int, running: _Running, message: Message) -> None:
+        if "started" in message:
+            self._events.append(Started(trial, message["started"], time.monotonic() - running.submitted))
+        elif "report" in message:
+            self._events.append(EpochReport(**message["report"]))
+        else:
+            self._restarts = 0
+            self._end(trial, Ending(message["ended"]), message.get("reason", ""), message.get("details"))
+
+    def _end(self, trial: int, ending: Ending, reason: str, details: Message | None = None) -> None:
+        running = self._running.pop(trial)
+        if running.channel in self._selector.get_map():
+            self._selector.unregister(running.channel)
+        running.channel.close()
+        self._events.append(Outcome(trial, ending, reason, time.monotonic() - running.submitted, details or {}))
+
+    def _server_died(self) -> None:
+        """Its children die with it; their trials are lost through no fault of their own."""
+        self._stop_server()
+        self._restarts += 1
+        for trial in list(self._running):
+            while trial in self._running and self._hear_trial(trial):
+                pass
+            if trial in self._running:
+                self._end(trial, Ending.LOST, "the process that starts trials died")
+
+    def _stop_server(self) -> None:
+        assert self.server is not None
+        self._selector.unregister(self._control)
+        self._control.close()  # upon which it kills its children and ends
+        try:
+            self.server.wait(CLOSING_SECONDS)
+        except subprocess.TimeoutExpired:  # still importing: it has no children yet
+            self.server.kill()
+            self.server.wait()
+        self.server = None
+
+
+def _cause_of_death(status: int) -> str:
+    if status >= 0:
+        return f"its process ended with exit code {status} without a word"
+    name = signal.Signals(-status).name
+    return f"its process was killed by signal {-status} ({name})" + (", perhaps for want of memory" if -status == signal.SIGKILL else "")

@@ -1,0 +1,43 @@
+"""What every executor promises, and how a task's name becomes a function."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Protocol
+
+from autofash.errors import AutofashError
+from autofash.records import EpochReport, Outcome, Started, Task, TrialSpec, Verdict
+
+Event = Started | EpochReport | Outcome
+
+
+class Executor(Protocol):
+    """Runs trials. A trial gives one Started, any number of EpochReports, each waiting for a reply, and one Outcome, the last."""
+
+    def submit(self, spec: TrialSpec) -> None:
+        """Run this trial at once. Raises ResourceError where no process can be had."""
+
+    def events(self, timeout_seconds: float) -> Sequence[Event]:
+        """What has happened; waits for the first event at most this long."""
+
+    def reply(self, trial: int, verdict: Verdict) -> None:
+        """Answer a trial's report; a trial that is gone is passed over."""
+
+    def close(self) -> None:
+        """End every running trial and free everything. May be called twice."""
+
+
+def resolve(task: str) -> Task:
+    """The function that a name such as "autofash.training:run_trial" stands for."""
+    module, _, name = task.partition(":")
+    function: Task = getattr(importlib.import_module(module), name)
+    return function
+
+
+def reason(error: BaseException) -> str:
+    """An exception as one line: our own as they are, any other with its type."""
+    if isinstance(error, AutofashError):
+        return str(error)
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

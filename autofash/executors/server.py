@@ -1,0 +1,153 @@
+"""The fork server: imports Keras once, while it has one thread, and forks every trial from there.
+
+`python -m autofash.executors.server FD MODULE`: FD is the coordinator's socket, MODULE what to import first. It says
+`ready` with its thread count and the way it starts children, then forks a child for every socket it is handed, and says
+`exited` for each that ends. When the coordinator is gone, its children are killed and it ends.
+
+Forking is safe while one thread runs and no device was touched; otherwise every trial is started afresh, ten seconds slower.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from autofash.executors.channel import Channel
+from autofash.executors.child import die_with_parent, serve
+
+ORDER = 8  # bytes of a trial's number, sent with the trial's socket
+
+
+def main(descriptor: int, preload: str) -> None:
+    """Serve until the coordinator is gone."""
+    os.setsid()  # Ctrl-C in the terminal reaches the coordinator alone
+    control = Channel(socket.socket(fileno=descriptor))
+    try:
+        module = importlib.import_module(preload)
+    except BaseException:
+        control.send({"failed": traceback.format_exc()})
+        return
+    unsafe = why_not_to_fork(module)
+    control.send({"ready": os.getpid(), "threads": threads(), "start": "spawn" if unsafe else "fork", "why": unsafe})
+    gc.collect()
+    gc.freeze()  # the children share these pages; a collection would copy them
+    _Server(control, fork=not unsafe).run()
+
+
+def threads() -> int:
+    """Threads of this process; 0 where the system does not say."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 0
+
+
+def why_not_to_fork(module: ModuleType) -> str:
+    """The reason why children must be started afresh; empty when forking is safe."""
+    if sys.platform != "linux":
+        return f"forking with Keras loaded is not safe on {sys.platform}"
+    if threads() != 1:
+        return f"{threads()} threads run after importing {module.__name__}"
+    if getattr(module, "device_touched", lambda: False)():
+        return f"importing {module.__name__} touched a device"
+    return ""
+
+
+class _Server:
+    def __init__(self, control: Channel, *, fork: bool) -> None:
+        self._control, self._fork = control, fork
+        self._trials: dict[int, int] = {}  # process → trial
+        self._spawned: dict[int, subprocess.Popen[bytes]] = {}
+        self._wake, wakes = socket.socketpair()
+        for end in (self._wake, wakes):
+            end.setblocking(False)
+        self._wakes = wakes
+        signal.set_wakeup_fd(wakes.fileno())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self._end())
+
+    def run(self) -> None:
+        selector = selectors.DefaultSelector()
+        selector.register(self._control, selectors.EVENT_READ)
+        selector.register(self._wake, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is self._wake:
+                    self._wake.recv(4096)
+                    self._reap()
+                elif not self._obey(selector):
+                    self._end()
+
+    def _obey(self, selector: selectors.BaseSelector) -> bool:
+        """Start the trial whose socket comes; False when the coordinator is gone."""
+        try:
+            order, descriptors, _, _ = socket.recv_fds(self._control.sock, ORDER, 1)
+        except ConnectionError:
+            return False
+        if len(order) < ORDER:
+            return False
+        trial, descriptor = int.from_bytes(order, "big"), descriptors[0]
+        self._trials[self._forked(descriptor, selector) if self._fork else self._started(descriptor)] = trial
+        os.close(descriptor)
+        return True
+
+    def _forked(self, descriptor: int, selector: selectors.BaseSelector) -> int:
+        server = os.getpid()
+        child = os.fork()
+        if child:
+            return child
+        try:  # in the child: nothing of the server's may stay open, or a dead coordinator would go unnoticed
+            die_with_parent(server)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            selector.close()
+            self._control.close()
+            self._wake.close()
+            self._wakes.close()
+            serve(Channel(socket.socket(fileno=descriptor)))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _started(self, descriptor: int) -> int:
+        os.set_inheritable(descriptor, True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "autofash.executors.child", str(descriptor), str(os.getpid())], pass_fds=(descriptor,)
+        )
+        self._spawned[process.pid] = process
+        return process.pid
+
+    def _reap(self) -> None:
+        for pid in list(self._trials):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if not found:
+                continue
+            self._spawned.pop(pid, None)
+            try:
+                self._control.send({"exited": self._trials.pop(pid), "status": os.waitstatus_to_exitcode(status)})
+            except OSError:
+                self._end()
+
+    def _end(self) -> None:
+        for pid in self._trials:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path.cwd()))
+    main(int(sys.argv[1]), sys.argv[2])

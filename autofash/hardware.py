@@ -1,0 +1,119 @@
+"""What this machine offers, and the plan that follows: how many trials at once, with how many threads, in which precision."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+# A trial of the shipped spaces on Fashion-MNIST holds 0.7 to 1.1 GB resident (2 cores, TensorFlow 2.21); other data may need more.
+MEMORY_PER_TRIAL = 1.5 * 2**30
+MEMORY_RESERVE = 1.0 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How trials share the machine."""
+
+    workers: int  # trials at once, from 1
+    threads: int  # of each trial, from 1
+    precision: str  # a Keras dtype policy
+    devices: tuple[str, ...]  # GPU of each worker; empty without one
+    why: str  # the plan in words
+
+    def device(self, slot: int) -> str:
+        """CUDA_VISIBLE_DEVICES of the worker in this slot, from 0; empty without a GPU."""
+        return self.devices[slot % len(self.devices)] if self.devices else ""
+
+
+def plan(workers: int | None = None) -> Plan:
+    """The plan for this machine.
+
+    workers: how many trials at once; None: one single-threaded trial a core, as far as memory reaches
+    (two 1-thread trials train 1.2 to 1.4 times as many images as one 2-thread trial, benchmarks/throughput), or one a GPU.
+    """
+    cores, memory, gpus = usable_cores(), usable_memory(), gpu_names()
+    if gpus:
+        count = workers or len(gpus)
+        return Plan(
+            workers=count,
+            threads=max(1, cores // count),
+            precision="mixed_bfloat16",
+            devices=tuple(str(slot % len(gpus)) for slot in range(count)),
+            why=f"{count} at once on {len(gpus)} × {gpus[0]}",
+        )
+    affordable = max(1, int((memory - MEMORY_RESERVE) // MEMORY_PER_TRIAL))
+    count = workers or min(cores, affordable)
+    precision = "mixed_bfloat16" if has_fast_bfloat16() else "float32"
+    threads = max(1, cores // count)
+    limited = ", as many as memory allows" if workers is None and affordable < cores else ""
+    return Plan(
+        workers=count,
+        threads=threads,
+        precision=precision,
+        devices=(),
+        why=f"{count} at once on {cores} cores{limited}, {threads} thread{'s' if threads > 1 else ''} each, {precision.removeprefix('mixed_')}",
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and the cgroup's quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = _first_line("/sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit():
+        cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
+    return cores
+
+
+def usable_memory() -> int:
+    """Bytes of memory that can still be had: available ones, within the cgroup's limit."""
+    available = int(psutil.virtual_memory().available)
+    limit = _first_line("/sys/fs/cgroup/memory.max")
+    used = _first_line("/sys/fs/cgroup/memory.current")
+    if limit.isdigit() and used.isdigit():
+        available = min(available, int(limit) - int(used))
+    return available
+
+
+def gpu_names() -> list[str]:
+    """NVIDIA GPUs, asked of nvidia-smi, because asking a framework would start it in this process."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return []
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware (avx512_bf16 or amx_bf16); elsewhere it is emulated and slow."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    flags = next((line for line in _lines("/proc/cpuinfo") if line.startswith("flags")), "").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def machine() -> str:
+    """This machine in a few words, for manifests and benchmarks."""
+    model = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    gpus = gpu_names()
+    return f"{usable_cores()} cores, {model}, {psutil.virtual_memory().total / 2**30:.0f} GiB" + (f", {', '.join(gpus)}" if gpus else "")
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _first_line(path: str) -> str:
+    return next(iter(_lines(path)), "")

@@ -1,0 +1,368 @@
+"""The only loop: ask, submit, observe, tell, until enough. It emits events; listeners draw them or write them down."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from autofash import data, hardware
+from autofash.errors import Interrupted, NoTrial, Problem, UsageError, unknown
+from autofash.executors import Executor, ProcessExecutor
+from autofash.records import EpochReport, Outcome, Started, State, StudySettings, TrialRecord, TrialSpec
+from autofash.space import Space, load_space, load_starters
+from autofash.study import Study, StudyWriter
+from autofash.study.ledger import DEFAULT_STORAGE, artifacts, check_name, list_studies, load_study, storage_exists
+from autofash.study.pruners import check_pruner
+from autofash.study.samplers import check_sampler
+
+OBJECTIVES = ("accuracy", "macro_f1")
+VALIDATION = 1 / 6  # of the training images: 10,000 of Fashion-MNIST's 60,000, a standard error of 0.27 points at 92 %
+MOST_FAILURES = 10  # in a row
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """What a user asks of a search; None leaves it to the study, or to the default where the study is new."""
+
+    space: str | Space | None = None  # default cnn
+    dataset: str | None = None  # default Fashion-MNIST, else digits
+    data_dir: Path | None = None
+    study: str | None = None  # default <dataset>-<space>
+    new_study: bool = False  # never resume: take the next free name
+    trials: int | None = None  # finished trials in all; default the study's, else 50
+    more: int | None = None  # finished trials beyond the study's total
+    budget_seconds: float | None = None  # wall clock of this search
+    target: float | None = None  # stop once a trial reaches this objective, fraction
+    workers: int | None = None  # default: what hardware.plan says
+    epochs: int | None = None  # most of each trial; default 8
+    seed: int | None = None  # default 0
+    sampler: str | None = None  # default tpe
+    pruner: str | None = None  # default asha
+    objective: str | None = None  # default accuracy
+    storage: str = DEFAULT_STORAGE
+    starters: bool | None = None  # begin with the known-good configs; default yes
+
+
+DEFAULTS = {"space": "cnn", "epochs": 8, "seed": 0, "sampler": "tpe", "pruner": "asha", "objective": "accuracy", "trials": 50}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchBegan:
+    """The study is open, and trials are about to run."""
+
+    study: Study
+    plan: hardware.Plan
+    data: data.PreparedData
+    target: int  # finished trials in all
+    finished: int  # already
+    requeued: int  # trials that a dead or interrupted search left behind
+
+
+@dataclass(frozen=True, slots=True)
+class TrialBegan:
+    """A trial was submitted."""
+
+    trial: int
+    config: dict[str, object]
+    epochs: int  # most that it will train
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialReported:
+    """A trial finished an epoch."""
+
+    report: EpochReport
+    best: float | None  # the study's best objective so far, fraction
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEnded:
+    """A trial's end is in the ledger."""
+
+    record: TrialRecord
+    finished: int  # trials of the study
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchEnded:
+    """The search is over, and why."""
+
+    study: Study
+    why: str
+    seconds: float
+
+
+SearchEvent = SearchBegan | TrialBegan | Started | TrialReported | TrialEnded | SearchEnded
+Listener = Callable[[SearchEvent], None]
+Progress = Callable[[str, int, int], None]
+
+
+def search(request: SearchRequest, listeners: Sequence[Listener] = (), executor: Executor | None = None, progress: Progress | None = None) -> Study:
+    """Run, or resume, the search that the request describes; see `autofash.search` for the settings.
+
+    executor: where trials run; default processes. progress: told of a download.
+    Raises AutofashError: SpaceError, DataError, StudyError, NoTrial, ResourceError, Interrupted.
+    """
+    space, settings, name, prepared = _settled(request, progress)
+    plan = hardware.plan(request.workers)
+    writer = StudyWriter(name, request.storage, settings, target=_total(request, name), starters=load_starters() if settings.starters else ())
+    try:
+        writer.note_run(
+            {
+                "sampler": settings.sampler,
+                "pruner": settings.pruner,
+                "plan": plan.why,
+                "machine": hardware.machine(),
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("autofash", "keras", "optuna")},
+            }
+        )
+        running = _Search(writer, request, settings, plan, prepared, listeners)
+        running.run(executor)
+        return writer.read
+    finally:
+        writer.close()
+
+
+class _Search:
+    def __init__(
+        self,
+        writer: StudyWriter,
+        request: SearchRequest,
+        settings: StudySettings,
+        plan: hardware.Plan,
+        prepared: data.PreparedData,
+        listeners: Sequence[Listener],
+    ) -> None:
+        self._writer, self._request, self._settings, self._plan, self._data = writer, request, settings, plan, prepared
+        self._listeners = listeners
+        self._running: dict[int, int] = {}  # trial → slot
+        self._failures: list[str] = []  # reasons, in a row
+        self._exhausted = False
+        self._best = max((trial.value or 0.0 for trial in writer.trials() if trial.state is State.COMPLETE), default=None)
+        self._finished = writer.finished()
+        self._began = time.monotonic()
+
+    def run(self, executor: Executor | None) -> None:
+        trials = self._writer.trials()
+        waiting = sum(trial.state is State.WAITING and trial.origin.startswith("retry") for trial in trials)
+        self._tell(SearchBegan(self._writer.read, self._plan, self._data, self._writer.target, self._finished, waiting))
+        if self._finished >= self._writer.target:
+            self._end(f"all {self._finished} trials are finished already")
+            return
+        with _stop_signals() as stopped:
+            runner = executor or ProcessExecutor(log=self._writer.folder / "server.log")
+            try:
+                why = self._loop(runner, stopped)
+                for trial in list(self._running):
+                    self._writer.requeue(trial, f"stopped: {why}")
+            finally:
+                runner.close()
+        self._end(why)
+        if stopped:
+            self._raise_interrupted(stopped[0])
+        if not self._writer.read.leaderboard():
+            top = max(set(self._failures), key=self._failures.count) if self._failures else why
+            raise NoTrial(f"no trial was completed: {top}", f"autofash show {self._writer.name}, or look into {self._writer.folder}/trials")
+
+    def _loop(self, executor: Executor, stopped: list[int]) -> str:
+        """Run trials until there is a reason to stop, and return it."""
+        while True:
+            why = self._why_enough(stopped)
+            if why:
+                return why
+            while len(self._running) < self._plan.workers and self._finished + len(self._running) < self._writer.target and not self._exhausted:
+                self._submit(executor)
+            if not self._running:
+                return "the space has nothing left to try" if self._exhausted else f"all {self._finished} trials are finished"
+            for event in executor.events(POLL_SECONDS):
+                match event:
+                    case Started():
+                        self._tell(event)
+                    case EpochReport():
+                        verdict = self._writer.observe(event)
+                        self._tell(TrialReported(event, self._best))
+                        executor.reply(event.trial, verdict)
+                    case Outcome():
+                        self._take(event)
+
+    def _why_enough(self, stopped: list[int]) -> str:
+        if stopped:
+            return signal.Signals(stopped[0]).name
+        if self._request.budget_seconds is not None and time.monotonic() - self._began >= self._request.budget_seconds:
+            return f"the budget of {self._request.budget_seconds:g} s is used up"
+        if self._request.target is not None and (self._best or 0.0) >= self._request.target:
+            return f"the target of {self._request.target:g} is reached"
+        if len(self._failures) >= MOST_FAILURES:
+            return f"{MOST_FAILURES} trials in a row failed, the last with: {self._failures[-1]}"
+        return ""
+
+    def _submit(self, executor: Executor) -> None:
+        asked = self._writer.ask()
+        if asked is None:
+            self._exhausted = True
+            return
+        slot = min(set(range(self._plan.workers)) - set(self._running.values()))
+        folder = self._writer.folder / "trials" / str(asked.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        epochs = min(self._settings.epochs, int(asked.config.get("epochs", self._settings.epochs)))
+        self._tell(TrialBegan(asked.number, dict(asked.config), epochs, asked.origin))
+        self._running[asked.number] = slot
+        executor.submit(
+            TrialSpec(
+                trial=asked.number,
+                config=asked.config,
+                seed=asked.seed,
+                epochs=self._settings.epochs,
+                data=self._data.folder,
+                objective=self._settings.objective,
+                threads=self._plan.threads,
+                precision=self._plan.precision,
+                device=self._plan.device(slot),
+                log=str((folder / "log.txt").absolute()),
+            )
+        )
+
+    def _take(self, outcome: Outcome) -> None:
+        record = self._writer.tell(outcome)
+        del self._running[outcome.trial]
+        if record.finished:
+            self._finished += 1
+            self._failures.clear()
+        elif outcome.ending != "lost":
+            self._failures.append(record.why)
+        if record.state is State.COMPLETE and record.value is not None:
+            self._best = max(record.value, self._best or 0.0)
+        self._tell(TrialEnded(record, self._finished, self._writer.target))
+
+    def _end(self, why: str) -> None:
+        self._tell(SearchEnded(self._writer.read, why, time.monotonic() - self._began))
+
+    def _tell(self, event: SearchEvent) -> None:
+        for listener in self._listeners:
+            listener(event)
+
+    def _raise_interrupted(self, number: int) -> None:
+        kept = self._writer.finished()
+        error = Interrupted(f"interrupted: {kept} finished trials are kept", f"the same command again, it resumes {self._writer.name}")
+        error.exit_code = 128 + number
+        raise error
+
+
+def _settled(request: SearchRequest, progress: Progress | None) -> tuple[Space, StudySettings, str, data.PreparedData]:
+    """The request with every gap filled: from the study where there is one, else from the defaults."""
+    _check(request)
+    known = {found.name for found in list_studies(request.storage)} if request.study is None or storage_exists(request.storage) else set()
+    before = Study(request.study, request.storage).settings if request.study in known and not request.new_study else None
+
+    if request.space is None and before is not None:
+        space = Study(str(request.study), request.storage).space
+    else:
+        wanted = request.space if request.space is not None else DEFAULTS["space"]
+        space = wanted if isinstance(wanted, Space) else load_space(str(wanted))
+    dataset, folder, substituted = data.choose(request.dataset or (before.dataset if before else None), request.data_dir, progress)
+    name = request.study or f"{dataset}-{space.name}"
+    check_name(name)
+    if request.new_study:
+        name = next(free for free in _names(name) if free not in known)
+    elif before is None and name in known:
+        before = Study(name, request.storage).settings
+
+    def filled(setting: str) -> object:
+        asked = getattr(request, setting)
+        return asked if asked is not None else getattr(before, setting) if before else DEFAULTS[setting]
+
+    seed = int(str(filled("seed")))
+    prepared = data.prepare(dataset, folder, seed=seed, validation=VALIDATION)
+    settings = StudySettings(
+        dataset=dataset,
+        data_fingerprint=prepared.fingerprint,
+        space=space.name,
+        space_table=space.table(),
+        space_fingerprint=space.fingerprint,
+        sampler=str(filled("sampler")),
+        pruner=str(filled("pruner")),
+        objective=str(filled("objective")),
+        epochs=int(str(filled("epochs"))),
+        seed=seed,
+        validation=VALIDATION,
+        starters=request.starters if request.starters is not None else before.starters if before else True,
+        substituted=substituted,
+    )
+    return space, settings, name, prepared
+
+
+def _check(request: SearchRequest) -> None:
+    """Raise UsageError with everything in the request that cannot be."""
+    problems = []
+    if request.objective is not None and request.objective not in OBJECTIVES:
+        problems.append(Problem(*unknown("objective", request.objective, OBJECTIVES)))
+    for name, check in (("sampler", check_sampler), ("pruner", check_pruner)):
+        try:
+            if getattr(request, name) is not None:
+                check(getattr(request, name))
+        except UsageError as error:
+            problems.extend(error.problems)
+    for name in ("trials", "more", "workers", "epochs"):
+        if (getattr(request, name) or 1) < 1:
+            problems.append(Problem(f"--{name} {getattr(request, name)} is not above 0", f"--{name} 1"))
+    if request.seed is not None and not 0 <= request.seed < 2**31:
+        problems.append(Problem(f"--seed {request.seed} is not between 0 and {2**31 - 1}", "--seed 0"))
+    if request.target is not None and not 0 < request.target <= 1:
+        problems.append(Problem(f"--target {request.target:g} is no fraction", "--target 0.93"))
+    if request.trials is not None and request.more is not None:
+        problems.append(Problem("--trials and --more exclude each other", "one of them"))
+    if problems:
+        raise UsageError(problems)
+
+
+def _total(request: SearchRequest, name: str) -> int | None:
+    """Finished trials that the study shall have; None where the study keeps its own."""
+    if request.more is None:
+        return request.trials
+    known = {found.name for found in list_studies(request.storage)}
+    return request.more + (load_study(name, request.storage).target if name in known else 0)
+
+
+def _names(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}-{number}"
+        number += 1
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them in the midst of a commit; a second one ends the process now."""
+    stopped: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def stop(number: int, _: object) -> None:
+        import os
+
+        if stopped:
+            sys.stdout.write("\x1b[?25h\n" if sys.stdout.isatty() else "")  # the cursor, which a live screen hides
+            sys.stdout.flush()
+            os._exit(128 + number)  # the trials' processes notice within moments
+        stopped.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,155 @@
+"""The four kinds of parameter. Each says what it holds, what is wrong with it, and which values a grid would take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from autofash.records import Value
+
+Fault = tuple[str, str, str]  # key, fact, fix
+GRID_LIMIT = 1_000_000  # values of one parameter; more is no grid
+
+
+class _Param(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    when: Mapping[str, list[Value]] = Field(default_factory=dict)  # earlier parameter → values with which this one is searched
+
+    def faults(self) -> Iterator[Fault]:
+        """What is wrong within this parameter."""
+        for name, values in self.when.items():
+            if not values:
+                yield "when", f"{name} = [] is never met", f'when = {{ {name} = ["a value of it"] }}'
+
+    def grid(self) -> list[Value] | None:
+        """Every value, or None where they are not countable."""
+        raise NotImplementedError
+
+
+class IntParam(_Param):
+    """A whole number from low to high, both included, by step, or drawn by its logarithm."""
+
+    type: Literal["int"] = "int"
+    low: int
+    high: int
+    step: int = 1
+    log: bool = False
+
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
+        yield from _range_faults(self.low, self.high, self.log)
+        if self.step < 1:
+            yield "step", f"step = {self.step} is not above 0", "step = 1"
+        elif self.log and self.step != 1:
+            yield "step", "step and log exclude each other", "leave one out"
+        elif self.high > self.low and (self.high - self.low) % self.step:
+            yield "step", f"step = {self.step} does not divide {self.high} - {self.low}", f"high = {self.high - (self.high - self.low) % self.step}"
+        if max(abs(self.low), abs(self.high)) > 2**53:
+            yield "high", "a bound beyond 2**53 is not exact", "a smaller range"
+
+    def grid(self) -> list[Value] | None:
+        values = range(self.low, self.high + 1, self.step)
+        return list(values) if len(values) <= GRID_LIMIT else None
+
+    def holds(self, value: Value) -> bool:
+        """Whether the value is one of this parameter's."""
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole and self.low <= int(value) <= self.high and (int(value) - self.low) % self.step == 0
+
+
+class FloatParam(_Param):
+    """A number from low to high, both included, by step, or drawn by its logarithm."""
+
+    type: Literal["float"] = "float"
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            yield "low", "low and high must be finite", "low = 0.0"
+            return
+        yield from _range_faults(self.low, self.high, self.log)
+        if self.step is None:
+            return
+        if not self.step > 0 or not math.isfinite(self.step):
+            yield "step", f"step = {self.step:g} is not above 0", "leave step out"
+        elif self.log:
+            yield "step", "step and log exclude each other", "leave one out"
+        elif self.high > self.low and not _divides(self.step, self.high - self.low):
+            steps = math.floor((self.high - self.low) / self.step)
+            yield "step", f"step = {self.step:g} does not divide {self.high:g} - {self.low:g}", f"high = {self.low + steps * self.step:g}"
+
+    def grid(self) -> list[Value] | None:
+        if self.low == self.high:
+            return [self.low]
+        if self.step is None or (self.high - self.low) / self.step > GRID_LIMIT:
+            return None
+        # Rounded to 12 digits, so that 0.1 + 2 * 0.1 is 0.3 in a ledger too.
+        return [round(self.low + i * self.step, 12) for i in range(round((self.high - self.low) / self.step) + 1)]
+
+    def holds(self, value: Value) -> bool:
+        """Whether the value is one of this parameter's."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        return self.step is None or _divides(self.step, value - self.low)
+
+
+class ChoiceParam(_Param):
+    """One of these values, without an order."""
+
+    type: Literal["choice"] = "choice"
+    values: list[Value]
+
+    def faults(self) -> Iterator[Fault]:
+        yield from super().faults()
+        if not self.values:
+            yield "values", "values = [] leaves nothing to choose", "name at least one value"
+        seen: list[tuple[type, Value]] = []
+        for value in self.values:
+            if (type(value), value) in seen:
+                yield "values", f"{value!r} stands there twice", "name each value once"
+            if isinstance(value, float) and not math.isfinite(value):
+                yield "values", f"{value!r} is not a finite number", "name a finite number"
+            seen.append((type(value), value))
+
+    def grid(self) -> list[Value] | None:
+        return list(self.values)
+
+    def holds(self, value: Value) -> bool:
+        """Whether the value is one of this parameter's."""
+        return any(value == own and isinstance(value, bool) == isinstance(own, bool) for own in self.values)
+
+
+class BoolParam(_Param):
+    """True or false."""
+
+    type: Literal["bool"] = "bool"
+
+    def grid(self) -> list[Value] | None:
+        return [False, True]
+
+    def holds(self, value: Value) -> bool:
+        """Whether the value is one of this parameter's."""
+        return isinstance(value, bool)
+
+
+Param = Annotated[IntParam | FloatParam | ChoiceParam | BoolParam, Field(discriminator="type")]
+
+
+def _range_faults(low: float, high: float, log: bool) -> Iterator[Fault]:
+    if low > high:
+        yield "low", f"low = {low:g} is above high = {high:g}", f"low = {high:g}, high = {low:g}"
+    if log and low <= 0:
+        yield "low", f"log = true needs low above 0, and low = {low:g}", "low = 1e-6, or leave log out"
+
+
+def _divides(step: float, span: float) -> bool:
+    steps = span / step
+    return abs(steps - round(steps)) < 1e-6

@@ -1,0 +1,233 @@
+"""A search space: named parameters in order, some of them conditional on earlier ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from autofash.errors import Problem, SpaceError, unknown
+from autofash.records import Config, Value
+from autofash.space.params import BoolParam, ChoiceParam, FloatParam, IntParam, Param
+from autofash.space.vocabulary import FAMILIES, Limits, misfit, vocabulary
+
+Choose = Callable[[str, Param], Value]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedConfig:
+    """A fixed config with a name and a word about where it comes from."""
+
+    name: str
+    config: Config  # "family" included
+    about: str = ""
+    claim: str = ""  # a baseline's published figures
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a study searches.
+
+    family: a model family; or "all", where the family is a parameter itself and the others carry its name in front;
+    or "fixed", where one of a few named configs is chosen whole.
+    params: name → parameter, in the order in which they are chosen; `when` looks back only.
+    Raises SpaceError with every problem when anything in it cannot be used.
+    """
+
+    family: str
+    params: Mapping[str, Param]
+    name: str = "space"  # of the file, without its ending; "cnn" for a shipped one
+    where: str = ""  # the file, for messages
+    about: str = ""  # one sentence for `autofash spaces`
+    configs: Mapping[str, NamedConfig] = field(default_factory=dict)  # of a fixed space
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise SpaceError(problems)
+
+    def walk(self, choose: Choose) -> Config:
+        """A config: `choose` is asked for every parameter whose conditions are met, in order. "family" comes first."""
+        config = self._begun()
+        for name, param in self.params.items():
+            if self._active(param, config):
+                config[name] = choose(name, param)
+        return config
+
+    def expand(self, config: Config) -> Config:
+        """The config that a model is built from: of a fixed space, the one whose name was chosen."""
+        return self.configs[str(config["config"])].config if self.configs else config
+
+    def sample(self, rng: random.Random) -> Config:
+        """A random config; log parameters are drawn by their logarithm."""
+        return self.walk(lambda _, param: draw(param, rng))
+
+    def grid(self) -> Iterator[Config]:
+        """Every config, conditional parameters included where they apply, in the order of the file.
+
+        Raises SpaceError naming each float without a step, which has no grid.
+        """
+        values = {name: param.grid() for name, param in self.params.items()}
+        endless = [name for name, found in values.items() if found is None]
+        if endless:
+            raise SpaceError(
+                Problem("a float without a step has no grid", "step = … in it, or --sampler qmc", self._where(name)) for name in endless
+            )
+        names = list(self.params)
+
+        def configs(depth: int, config: dict[str, Value]) -> Iterator[Config]:
+            if depth == len(names):
+                yield config
+                return
+            name = names[depth]
+            if not self._active(self.params[name], config):
+                yield from configs(depth + 1, config)
+                return
+            for value in values[name] or ():
+                yield from configs(depth + 1, {**config, name: value})
+
+        yield from configs(0, self._begun())
+
+    def fit(self, config: Config) -> Config | None:
+        """The config in this space's own names, or None where it does not lie within.
+
+        A config of a plain family (`width`) fits a space that searches the family (`cnn_width`).
+        """
+        family = config.get("family")
+        if self.family not in ("all", family) or self.configs:
+            return None
+        found = self._begun()
+        for name, param in self.params.items():
+            if not self._active(param, found):
+                continue
+            plain = name if name in config else name.removeprefix(f"{family}_")
+            if plain not in config or not param.holds(config[plain]):
+                return None
+            found[name] = config[plain]
+        return found
+
+    def table(self) -> dict[str, object]:
+        """The space as its TOML holds it; what the ledger keeps."""
+        params = {name: {key: value for key, value in param.model_dump().items() if value not in (None, {})} for name, param in self.params.items()}
+        table: dict[str, object] = {"format": 1, "family": self.family, "params": params}
+        if self.configs:
+            table["configs"] = {name: dict(named.config) for name, named in self.configs.items()}
+        return table
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of family and parameters; names of files and remarks do not count."""
+        return hashlib.sha256(json.dumps(self.table(), sort_keys=True).encode()).hexdigest()
+
+    def difference(self, other: Mapping[str, object]) -> list[str]:
+        """How this space differs from a table of another, a line for each parameter."""
+        mine, lines = self.table(), []
+        if mine["family"] != other.get("family"):
+            lines.append(f"family {other.get('family')} → {mine['family']}")
+        before, now = other.get("params"), mine["params"]
+        assert isinstance(before, Mapping) and isinstance(now, Mapping)
+        for name in {**before, **now}:
+            if before.get(name) != now.get(name):
+                lines.append(f"{name} {_short(before.get(name))} → {_short(now.get(name))}")
+        if not lines and list(before) != list(now):
+            lines.append("the order of the parameters")
+        return lines
+
+    def _begun(self) -> dict[str, Value]:
+        return {} if self.family in ("all", "fixed") else {"family": self.family}
+
+    def _active(self, param: Param, config: Mapping[str, Value]) -> bool:
+        return all(name in config and config[name] in values for name, values in param.when.items())
+
+    def _where(self, name: str) -> str:
+        return f"{self.where or self.name}: [params.{name}]"
+
+    def _problems(self) -> Iterator[Problem]:
+        if self.family == "fixed":
+            yield from self._config_problems()
+            return
+        if self.family != "all" and self.family not in FAMILIES:
+            yield Problem(*unknown("family", self.family, [*FAMILIES, "all", "fixed"]), self.where or self.name)
+            return
+        known = vocabulary(self.family)
+        if self.family == "all" and "family" not in self.params:
+            yield Problem("a space of all families needs [params.family]", 'type = "choice", values = ["mlp", "cnn"]', self.where or self.name)
+        earlier: list[str] = []
+        for name, param in self.params.items():
+            where = self._where(name)
+            if name not in known:
+                fact, near = unknown("parameter", name, known)
+                yield Problem(f"{fact} of {self.family}", near, where)
+            faults = list(param.faults())
+            for _, fact, fix in faults:
+                yield Problem(fact, fix, where)
+            if name in known and not faults:
+                yield from (Problem(fact, _within(known[name]), where) for fact in _outside(known[name], param))
+            for parent, wanted in param.when.items():
+                if parent not in earlier:
+                    later = "stands below it" if parent in self.params else "does not exist"
+                    yield Problem(f"when names {parent!r}, which {later}", f"one of {', '.join(earlier) or 'none so far'}", where)
+                    continue
+                for value in wanted:
+                    if not self.params[parent].holds(value):
+                        yield Problem(f"when {parent} = {value!r} is never met: {parent} cannot be that", "a value of it", where)
+            earlier.append(name)
+
+
+    def _config_problems(self) -> Iterator[Problem]:
+        if not self.configs:
+            yield Problem("a fixed space needs at least one config", "[configs.NAME]", self.where or self.name)
+        for name, named in self.configs.items():
+            where = f"{self.where or self.name}: [configs.{name}]"
+            yield from (Problem(fact, fix, where) for fact, fix in config_faults(named.config))
+
+
+def config_faults(config: Config) -> Iterator[tuple[str, str]]:
+    """Fact and fix of everything in a fixed config that no model of its family can be built from."""
+    family = str(config.get("family", ""))
+    if family not in FAMILIES:
+        yield unknown("family", family, FAMILIES)
+        return
+    known = vocabulary(family)
+    for name, value in config.items():
+        if name != "family" and name not in known:
+            fact, fix = unknown("parameter", name, known)
+            yield f"{fact} of {family}", fix
+        elif name != "family" and (fact := misfit(known[name], value)):
+            yield f"{name} = {fact}", _within(known[name])
+
+
+def draw(param: Param, rng: random.Random) -> Value:
+    """A random value of the parameter."""
+    values = param.grid() if not isinstance(param, FloatParam) or param.step is not None else None
+    if values is not None and not getattr(param, "log", False):
+        return rng.choice(values)
+    assert isinstance(param, IntParam | FloatParam)
+    if not param.log:
+        return rng.uniform(param.low, param.high) if isinstance(param, FloatParam) else rng.randrange(param.low, param.high + 1, param.step)
+    drawn = param.low * (param.high / param.low) ** rng.random()
+    return min(max(drawn, param.low), param.high) if isinstance(param, FloatParam) else min(max(round(drawn), param.low), param.high)
+
+
+def _outside(limits: Limits, param: Param) -> Iterator[str]:
+    match param:
+        case IntParam() | FloatParam():
+            ends: list[Value] = [param.low, param.high]
+        case ChoiceParam():
+            ends = list(param.values)
+        case BoolParam():
+            ends = [True]
+    yield from dict.fromkeys(fact for fact in (misfit(limits, value) for value in ends) if fact)
+
+
+def _within(limits: Limits) -> str:
+    low, high, words = getattr(limits, "low", None), getattr(limits, "high", None), getattr(limits, "words", None)
+    return f"{low:g} to {high:g}" if low is not None else f"values from {', '.join(words)}" if words else 'type = "bool"'
+
+
+def _short(table: object) -> str:
+    if not isinstance(table, Mapping):
+        return "(none)"
+    return "{" + ", ".join(f"{key} = {value}" for key, value in table.items() if key != "type") + "}"

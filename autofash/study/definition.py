@@ -1,0 +1,56 @@
+"""Study definitions: TOML files that hold what a search needs, so that a command is short and can be repeated."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from autofash.errors import SpaceError, UsageError
+from autofash.space.files import problems_of, read_toml
+
+
+class StudyDefinition(BaseModel):
+    """The settings of a study file; what is left out is the search's default."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    format: Literal[1]
+    dataset: str | None = None
+    space: str | None = None  # a name, or a file beside this one
+    sampler: str | None = None
+    pruner: str | None = None
+    objective: str | None = None
+    trials: int | None = None
+    epochs: int | None = None
+    budget: str | None = None  # such as "30m"
+    target: float | None = None
+    workers: int | None = None
+    seed: int | None = None
+    starters: bool | None = None
+
+
+def load_definition(path: Path) -> StudyDefinition:
+    """The study definition of a file. Raises SpaceError with every problem of it."""
+    try:
+        definition = StudyDefinition.model_validate(read_toml(path))
+    except ValidationError as error:
+        raise SpaceError(problems_of(error, str(path), list(StudyDefinition.model_fields))) from None
+    if definition.space is not None and definition.space.endswith(".toml") and (path.parent / definition.space).exists():
+        return definition.model_copy(update={"space": str(path.parent / definition.space)})
+    return definition
+
+
+def seconds(duration: str) -> float:
+    """A duration such as 90s, 30m or 1h30m in seconds. Raises UsageError.
+
+    >>> seconds("1h30m")
+    5400.0
+    """
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", duration.strip())
+    if not parts or not any(parts.groups()):
+        raise UsageError(f"{duration!r} is no duration", "--budget 30m, 90s or 1h30m")
+    hours, minutes, rest = (float(part or 0) for part in parts.groups())
+    return hours * 3600 + minutes * 60 + rest

@@ -1,0 +1,302 @@
+"""The ledger: where studies are kept, and what can be read from them without disturbing anyone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+import sqlalchemy.exc
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from autofash.errors import LedgerError, NoTrial, StudyMissing, UsageError, unknown
+from autofash.records import Config, EpochReport, State, StudySettings, StudySummary, TrialRecord
+from autofash.space import Space, space_from_table
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # we pin Optuna's major version
+
+FORMAT = 1
+DEFAULT_STORAGE = "sqlite:///studies/studies.db"
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+STATES = {
+    TrialState.COMPLETE: State.COMPLETE,
+    TrialState.PRUNED: State.PRUNED,
+    TrialState.FAIL: State.FAILED,
+    TrialState.RUNNING: State.RUNNING,
+    TrialState.WAITING: State.WAITING,
+}
+
+
+class Study:
+    """One study as the ledger has it; reading only."""
+
+    def __init__(self, name: str, storage: str) -> None:
+        """Raises StudyMissing with the nearest name, LedgerError where the database cannot be read."""
+        self.name, self.storage = name, storage
+        with ledger_errors(storage):
+            if not storage_exists(storage):
+                raise StudyMissing(f"there is no study {name!r}: {redacted(storage)} does not exist yet", "autofash search --trials 50")
+            opened = open_storage(storage)
+            known = [found.study_name for found in opened.get_all_studies()]
+            if name not in known:
+                fact, fix = unknown("study", name, known)
+                raise StudyMissing(fact, fix)
+            self._study = optuna.load_study(study_name=name, storage=opened)
+            attributes = self._study.user_attrs
+        if attributes.get("format") != FORMAT:
+            raise StudyMissing(
+                f"the study {name!r} was not written by autofash, or by a newer one (format {attributes.get('format')})",
+                "another study; `autofash studies` lists them",
+            )
+        self.settings = StudySettings(**attributes["settings"])
+        self.space = space_from_table(self.settings.space_table, name=self.settings.space, where=self.settings.space)
+
+    @property
+    def target(self) -> int:
+        """Trials that were asked for in all."""
+        return int(self._study.user_attrs["target"])
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's artifacts lie."""
+        return artifacts(self.storage) / self.name
+
+    @property
+    def openings(self) -> list[dict[str, Any]]:
+        """Every opening of the test set: when, by which command, for which trial, with which result."""
+        return list(self._study.user_attrs.get("heldout", []))
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """Every search that worked on this study: when it began, and with which sampler, pruner, workers and versions."""
+        return list(self._study.user_attrs.get("runs", []))
+
+    def trials(self) -> list[TrialRecord]:
+        """Every trial, by number. Those that would only have repeated a finished config are left out."""
+        with ledger_errors(self.storage):
+            found = self._study.get_trials(deepcopy=False)
+        return [self.record(trial) for trial in found if "duplicate_of" not in trial.user_attrs]
+
+    def trial(self, number: int) -> TrialRecord:
+        """The trial of this number. Raises UsageError when there is none."""
+        trials = {trial.number: trial for trial in self.trials()}
+        if number not in trials:
+            has = f"0 to {max(trials)}" if trials else "none yet"
+            raise UsageError(f"{self.name} has no trial {number}", f"--trial with a number from {has}")
+        return trials[number]
+
+    def leaderboard(self) -> list[TrialRecord]:
+        """Complete trials, the best first; of two alike the earlier one."""
+        complete = [trial for trial in self.trials() if trial.state is State.COMPLETE and trial.value is not None]
+        return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+    def best(self) -> TrialRecord:
+        """The best complete trial. Raises NoTrial."""
+        ranked = self.leaderboard()
+        if not ranked:
+            raise NoTrial(f"{self.name} has no complete trial yet", f"autofash search --study {self.name}")
+        return ranked[0]
+
+    def summary(self) -> StudySummary:
+        """One line about the study."""
+        trials = self.trials()
+        count = {state: sum(trial.state is state for trial in trials) for state in State}
+        ranked = self.leaderboard()
+        return StudySummary(
+            name=self.name,
+            dataset=self.settings.dataset,
+            space=self.settings.space,
+            trials=self.target,
+            complete=count[State.COMPLETE],
+            pruned=count[State.PRUNED],
+            failed=count[State.FAILED],
+            best=ranked[0].value if ranked else None,
+            updated=datetime.fromisoformat(self._study.user_attrs["updated"]),
+        )
+
+    def note_opening(self, opening: dict[str, Any]) -> int:
+        """Write into the ledger that the test set is about to be opened, and return the opening's place for `note_result`.
+
+        Refitting's, and the one thing that is written without the study's lock.
+        """
+        with ledger_errors(self.storage):
+            study = optuna.load_study(study_name=self.name, storage=open_storage(self.storage, write=True))
+            openings = [*study.user_attrs.get("heldout", []), opening]
+            study.set_user_attr("heldout", openings)
+        return len(openings) - 1
+
+    def note_result(self, opening: int, result: dict[str, Any]) -> None:
+        """Write beside an opening what it showed."""
+        with ledger_errors(self.storage):
+            study = optuna.load_study(study_name=self.name, storage=open_storage(self.storage, write=True))
+            openings = list(study.user_attrs["heldout"])
+            openings[opening] = {**openings[opening], **as_json(result)}
+            study.set_user_attr("heldout", openings)
+
+    def record(self, trial: FrozenTrial) -> TrialRecord:
+        """An Optuna trial in our terms."""
+        noted = trial.user_attrs
+        curve = trial.intermediate_values
+        best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
+        return TrialRecord(
+            number=trial.number,
+            state=STATES[trial.state],
+            config=self.config_of(trial),
+            value=curve[best] if best is not None else None,
+            best_epoch=best,
+            curve=tuple(curve[epoch] for epoch in sorted(curve)),
+            reports=tuple(EpochReport(**report) for report in noted.get("reports", [])),
+            seconds=float(noted.get("seconds", 0.0)),
+            why=str(noted.get("why", "")),
+            seed=int(noted.get("seed", 0)),
+            origin=str(noted.get("origin", "sampled")),
+        )
+
+    def config_of(self, trial: FrozenTrial) -> Config:
+        """The config that a trial's model is built from, "family" included; what is known of it, for one that waits."""
+        params = {**noted_config(trial), **trial.params}
+        if not params:
+            return {}
+        family = {} if "family" in params or self.space.configs else {"family": self.space.family}
+        return self.space.expand({**family, **params})
+
+
+def noted_config(trial: FrozenTrial) -> Config:
+    """The parameters that a queued trial is to have."""
+    queued: Config = trial.user_attrs.get("queued", {})
+    return queued
+
+
+def load_study(name: str | None = None, storage: str = DEFAULT_STORAGE) -> Study:
+    """The study of this name, or the one last updated. Raises StudyMissing, LedgerError."""
+    if name is not None:
+        return Study(name, storage)
+    known = list_studies(storage)
+    if not known:
+        raise StudyMissing(f"there is no study yet in {redacted(storage)}", "autofash search --trials 50")
+    return Study(known[0].name, storage)
+
+
+def list_studies(storage: str = DEFAULT_STORAGE) -> list[StudySummary]:
+    """Every study of a storage, the one last updated first. Raises LedgerError where the database cannot be read."""
+    with ledger_errors(storage):
+        if not storage_exists(storage):
+            return []
+        found = [study for study in open_storage(storage).get_all_studies() if study.user_attrs.get("format") == FORMAT]
+        summaries = [Study(study.study_name, storage).summary() for study in found]
+    return sorted(summaries, key=lambda summary: summary.updated, reverse=True)
+
+
+def create_or_load(name: str, storage: str, settings: StudySettings | None, target: int) -> optuna.Study:
+    """The Optuna study of this name for its writer, made with these settings where it does not exist yet."""
+    opened = open_storage(storage, write=True)
+    study = optuna.create_study(study_name=name, storage=opened, direction="maximize", load_if_exists=True)
+    if "format" not in study.user_attrs and settings is not None:
+        study.set_metric_names([f"validation {settings.objective.replace('_', ' ')}"])
+        study.set_user_attr("settings", asdict(settings))
+        study.set_user_attr("target", target)
+        study.set_user_attr("updated", datetime.now().astimezone().isoformat())
+        study.set_user_attr("format", FORMAT)  # last: with it, the study counts as made
+    return study
+
+
+def open_storage(storage: str, *, write: bool = False) -> RDBStorage:
+    """Optuna's storage behind a URL. A writer of SQLite syncs every commit in full and waits two minutes for a lock."""
+    path = sqlite_path(storage)
+    if write and path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    opened = RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": 120.0}} if path is not None else None)
+    if write and path is not None:
+        sqlalchemy.event.listen(opened.engine, "connect", _pragmas)
+        opened.engine.dispose()  # connections from before the listener
+    return opened
+
+
+def _pragmas(connection: Any, _: Any) -> None:
+    # A rollback journal, not WAL, which corrupts on reset in SQLite 3.7.0 to 3.51.2.
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def sqlite_path(storage: str) -> Path | None:
+    """The file behind a SQLite URL; None for another database. Raises UsageError where the URL is none."""
+    try:
+        url = sqlalchemy.make_url(storage)
+    except sqlalchemy.exc.ArgumentError:
+        raise UsageError(f"--storage {storage!r} is no database URL", DEFAULT_STORAGE) from None
+    if url.get_backend_name() != "sqlite":
+        return None
+    if not url.database or url.database == ":memory:":
+        raise UsageError("--storage in memory would lose every trial", DEFAULT_STORAGE)
+    return Path(url.database)
+
+
+def storage_exists(storage: str) -> bool:
+    """Whether there is anything to read."""
+    path = sqlite_path(storage)
+    return path is None or path.exists()
+
+
+def artifacts(storage: str) -> Path:
+    """The folder of the studies' artifacts: beside the SQLite file, or ./studies for another database."""
+    path = sqlite_path(storage)
+    return path.parent if path is not None else Path("studies")
+
+
+def redacted(storage: str) -> str:
+    """The URL without its password, for messages; a SQLite file as its path."""
+    path = sqlite_path(storage)
+    return str(path) if path is not None else sqlalchemy.make_url(storage).render_as_string(hide_password=True)
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError unless the name can be a study's: letters, digits, _ . -, at most 64, no dot in front."""
+    if not NAME.fullmatch(name):
+        fitting = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip(".")[:64] or "my-study"
+        raise UsageError(f"{name!r} cannot be a study's name: letters, digits, _ . and - only, at most 64", fitting)
+
+
+@contextmanager
+def ledger_errors(storage: str) -> Iterator[None]:
+    """Turn what the database says into one line with a fix."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
+        text = str(getattr(error, "__cause__", None) or error)
+        where = redacted(storage)
+        if "malformed" in text or "not a database" in text:
+            raise LedgerError("the database is damaged; it was not touched", "a copy of it, or --storage with a new file", where=where, code="E-DB-CORRUPT") from error
+        if "readonly" in text or "unable to open" in text or isinstance(error, PermissionError):
+            raise LedgerError("the database cannot be written", f"chmod u+rw {where}, and its folder", where=where, code="E-DB-READONLY") from error
+        if "locked" in text:
+            raise LedgerError("the database was locked for two minutes", "again when the program that holds it is done", where=where, code="E-DB-LOCKED") from error
+        if "full" in text:
+            raise LedgerError("the disk is full", "the same command, once there is room", where=where, code="E-DISK-FULL") from error
+        raise LedgerError(f"the database refuses: {text.splitlines()[0][:200]}", "--storage with another database", where=where) from error
+    except RuntimeError as error:
+        if "version" not in str(error):
+            raise
+        raise LedgerError(
+            f"the database was written by another Optuna than {optuna.__version__}: {str(error).splitlines()[0]}",
+            "pip install --upgrade autofash",
+            where=redacted(storage),
+            code="E-DB-NEWER",
+        ) from error
+
+
+def as_json(value: object) -> Any:
+    """The value as plain JSON types, which is all that a ledger's attribute may hold."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,60 @@
+"""What stops trials early: Optuna's pruners, and for each the reason in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.trial import TrialState
+
+from autofash.errors import UsageError, unknown
+
+REDUCTION = 3  # of a rung's trials one in three goes on
+
+
+def _none(epochs: int) -> BasePruner:
+    return optuna.pruners.NopPruner()
+
+
+def _median(epochs: int) -> BasePruner:
+    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+
+
+def _asha(epochs: int) -> BasePruner:
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
+
+
+def _hyperband(epochs: int) -> BasePruner:
+    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=REDUCTION)
+
+
+PRUNERS: dict[str, Callable[[int], BasePruner]] = {"asha": _asha, "hyperband": _hyperband, "median": _median, "none": _none}
+
+
+def check_pruner(name: str) -> None:
+    """Raise UsageError when there is no such pruner."""
+    if name not in PRUNERS:
+        raise UsageError(*unknown("pruner", name, PRUNERS))
+
+
+def make_pruner(name: str, epochs: int) -> BasePruner:
+    """The pruner of this name for trials of at most this many epochs."""
+    return PRUNERS[name](epochs)
+
+
+def why_pruned(name: str, study: optuna.Study, number: int, epoch: int, value: float) -> str:
+    """The reason of a stop, with the figure that the trial fell short of."""
+    others = [t for t in study.get_trials(deepcopy=False) if t.number != number and epoch in t.intermediate_values]
+    match name:
+        case "asha":
+            reached = sorted([value, *(t.intermediate_values[epoch] for t in others)], reverse=True)
+            bar = reached[max(1, len(reached) // REDUCTION) - 1]
+            return f"epoch {epoch}: {value:.4f} is below the rung's best third, {bar:.4f}"
+        case "median":
+            complete = sorted(t.intermediate_values[epoch] for t in others if t.state is TrialState.COMPLETE)
+            middle = complete[len(complete) // 2] if complete else math.nan
+            return f"epoch {epoch}: its best so far is below the median of complete trials there, {middle:.4f}"
+        case _:
+            return f"epoch {epoch}: {value:.4f} is not among the best third of its {name} bracket's rung"

@@ -1,0 +1,132 @@
+"""What proposes configs: Optuna's samplers, and a grid of our own that knows our conditional parameters."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from autofash.errors import UsageError, unknown
+from autofash.records import Config, Value
+from autofash.space import BoolParam, ChoiceParam, FloatParam, IntParam, Param, Space
+
+
+class GridSampler(BaseSampler):
+    """Every config of a space once, in the order of its file. Optuna's own grid has no conditional parameters.
+
+    `remaining` says how many configs nobody has taken yet; asked for one when there is none, it draws the last again.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._configs = list(space.grid())
+        self._chosen: dict[int, Config] = {}
+
+    def remaining(self, study: optuna.Study) -> int:
+        """Configs that no trial has finished, runs, or waits for."""
+        return len(self._open(study))
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Take the first config that is left."""
+        left = self._open(study)
+        self._chosen = {trial.number: left[0] if left else self._configs[-1]}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Nothing is drawn jointly."""
+        return {}
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """Nothing is drawn jointly."""
+        return {}
+
+    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Value:
+        """The chosen config's value."""
+        return self._chosen[trial.number][param_name]
+
+    def _open(self, study: optuna.Study) -> list[Config]:
+        taken = set()
+        for trial in study.get_trials(deepcopy=False):
+            if trial.state is not TrialState.FAIL or "retry_of" in trial.user_attrs or trial.user_attrs.get("gave_up"):
+                taken.add(_key({**trial.params, **trial.user_attrs.get("queued", {})}))
+        family = {"family"} - set(self._space.params)
+        return [config for config in self._configs if _key({k: v for k, v in config.items() if k not in family}) not in taken]
+
+
+def _tpe(space: Space, seed: int, trial_seed: int) -> BaseSampler:
+    # constant_liar: trials that run count as bad ones, so that workers do not all propose the same.
+    return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=trial_seed)
+
+
+def _random(space: Space, seed: int, trial_seed: int) -> BaseSampler:
+    return optuna.samplers.RandomSampler(seed=trial_seed)
+
+
+def _qmc(space: Space, seed: int, trial_seed: int) -> BaseSampler:
+    # The study's seed, not the trial's: the points are those of one sequence.
+    return optuna.samplers.QMCSampler(
+        scramble=True, seed=seed, independent_sampler=optuna.samplers.RandomSampler(seed=trial_seed), warn_independent_sampling=False
+    )
+
+
+def _cmaes(space: Space, seed: int, trial_seed: int) -> BaseSampler:
+    return optuna.samplers.CmaEsSampler(
+        seed=trial_seed, independent_sampler=optuna.samplers.RandomSampler(seed=trial_seed), warn_independent_sampling=False
+    )
+
+
+def _grid(space: Space, seed: int, trial_seed: int) -> BaseSampler:
+    return GridSampler(space)
+
+
+SAMPLERS: dict[str, Callable[[Space, int, int], BaseSampler]] = {
+    "tpe": _tpe,
+    "random": _random,
+    "grid": _grid,
+    "qmc": _qmc,
+    "cmaes": _cmaes,
+}
+NEEDS = {"cmaes": "cmaes"}  # sampler → package that an extra of the same name brings
+
+
+def check_sampler(name: str) -> None:
+    """Raise UsageError when there is no such sampler, or its package is not installed."""
+    if name not in SAMPLERS:
+        raise UsageError(*unknown("sampler", name, SAMPLERS))
+    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
+        raise UsageError(f"the sampler {name} needs the package {NEEDS[name]}", f"pip install 'autofash[{name}]'")
+
+
+def make_sampler(name: str, space: Space, *, seed: int, trial_seed: int) -> BaseSampler:
+    """The sampler of this name for one trial.
+
+    A new one for each trial, seeded by it: a sampler seeded alike in a resumed run would repeat its first suggestions.
+    """
+    return SAMPLERS[name](space, seed, trial_seed)
+
+
+def suggest(trial: optuna.Trial, space: Space) -> Config:
+    """The whole config of a trial, suggested before its first report: a trial pruned halfway would empty TPE's joint space."""
+
+    def choose(name: str, param: Param) -> Value:
+        match param:
+            case IntParam():
+                return trial.suggest_int(name, param.low, param.high, step=param.step, log=param.log)
+            case FloatParam():
+                return trial.suggest_float(name, param.low, param.high, step=param.step, log=param.log)
+            case ChoiceParam():
+                chosen: Value = trial.suggest_categorical(name, param.values)
+                return chosen
+            case BoolParam():
+                return bool(trial.suggest_categorical(name, [False, True]))
+
+    return space.walk(choose)
+
+
+def _key(config: Config) -> str:
+    return json.dumps(dict(config), sort_keys=True)

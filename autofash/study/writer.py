@@ -1,0 +1,293 @@
+"""The one process that writes a study: asks for configs, observes reports, tells outcomes, and mends what a crash left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from typing import Any
+
+import filelock
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from autofash.errors import StudyMismatch
+from autofash.records import (
+    Config,
+    Ending,
+    EpochReport,
+    Outcome,
+    StudySettings,
+    TrialRecord,
+    Verdict,
+)
+from autofash.space import NamedConfig, Space, space_from_table
+from autofash.study.ledger import Study, as_json, artifacts, check_name, create_or_load, ledger_errors, noted_config
+from autofash.study.lock import StudyLock
+from autofash.study.pruners import check_pruner, make_pruner, why_pruned
+from autofash.study.samplers import GridSampler, check_sampler, make_sampler, suggest
+
+ATTEMPTS = 2  # of a trial whose own process dies
+MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
+FIXED_SETTINGS = ("data_fingerprint", "space_fingerprint", "objective", "epochs", "seed", "validation")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A trial that is to run."""
+
+    number: int
+    config: Config  # "family" included
+    seed: int  # of the trial, 0 to 2**31 - 1
+    origin: str
+
+
+@dataclass(slots=True)
+class _Open:
+    trial: optuna.Trial
+    reports: list[EpochReport] = field(default_factory=list)
+    stopped: str = ""  # why it was told to stop
+
+
+class StudyWriter:
+    """A study, opened by the one process that may write it."""
+
+    def __init__(self, name: str, storage: str, settings: StudySettings, *, target: int | None, starters: Sequence[NamedConfig] = ()) -> None:
+        """Open the study, or make it with these settings; then queue again whatever a dead writer left running.
+
+        target: trials in all; None: what the study has, else 50.
+        Raises StudyBusy, StudyMismatch with every difference, LedgerError, UsageError.
+        """
+        check_name(name)
+        check_sampler(settings.sampler)
+        check_pruner(settings.pruner)
+        self.folder = artifacts(storage) / name
+        with ledger_errors(storage):
+            artifacts(storage).mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = StudyLock(self.folder, name)
+            try:
+                # One process creates: several at once crash Optuna's schema creation.
+                with filelock.FileLock(artifacts(storage) / ".creation.lock"):
+                    self._study = create_or_load(name, storage, settings, target or 50)
+                self.read = Study(name, storage)
+                _check_same(self.read, settings)
+                if target is not None and target != self.read.target:
+                    self._study.set_user_attr("target", target)
+                self._settings = settings
+                self._space: Space = self.read.space
+                self._open: dict[int, _Open] = {}
+                self._finished: dict[str, int] = {}
+                self.duplicates = 0  # in a row
+                self._sweep()
+                if not self._study.get_trials(deepcopy=False):
+                    self._queue_starters(starters)
+                for trial in self.trials():
+                    if trial.finished:
+                        self._finished[_key(trial.config)] = trial.number
+            except BaseException:
+                self._lock.release()
+                raise
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self._study.study_name
+
+    @property
+    def target(self) -> int:
+        """Trials that were asked for in all."""
+        return int(self._study.user_attrs["target"])
+
+    def trials(self) -> list[TrialRecord]:
+        """Every trial, by number."""
+        found = self._study.get_trials(deepcopy=False)
+        return [self.read.record(trial) for trial in found if "duplicate_of" not in trial.user_attrs]
+
+    def finished(self) -> int:
+        """Trials that count towards the target: complete or pruned."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        return len(self._study.get_trials(deepcopy=False, states=states))
+
+    def ask(self) -> Asked | None:
+        """The next trial to run: one that is queued, else what the sampler proposes; None when the space has nothing left.
+
+        A config that was finished, or runs, is not run again.
+        """
+        with ledger_errors(self.read.storage):
+            while self.duplicates < MOST_DUPLICATES:
+                number = len(self._study.get_trials(deepcopy=False))
+                sampler = make_sampler(self._settings.sampler, self._space, seed=self._settings.seed, trial_seed=seed_of(self._settings.seed, number))
+                if isinstance(sampler, GridSampler) and not self._queued() and not sampler.remaining(self._study):
+                    return None
+                self._study.sampler = sampler
+                trial = self._study.ask()
+                suggested = suggest(trial, self._space)
+                twin = self._twin(self._space.expand(suggested))
+                if twin is not None:
+                    self.duplicates += 1
+                    trial.set_user_attr("duplicate_of", twin)
+                    self._study.tell(trial, state=TrialState.FAIL)
+                    continue
+                self.duplicates = 0
+                noted = trial.user_attrs
+                seed = int(noted.get("seed", seed_of(self._settings.seed, trial.number)))
+                if "seed" not in noted:
+                    trial.set_user_attr("seed", seed)
+                self._open[trial.number] = _Open(trial)
+                return Asked(trial.number, self._space.expand(suggested), seed, str(noted.get("origin", "sampled")))
+            return None
+
+    def observe(self, report: EpochReport) -> Verdict:
+        """Note a report and say whether its trial goes on. A report that is not finite stops it."""
+        running = self._open[report.trial]
+        running.reports.append(report)
+        if not math.isfinite(report.objective):
+            running.stopped = f"epoch {report.epoch}: the objective is not finite"
+            return Verdict.stop(running.stopped)
+        with ledger_errors(self.read.storage):
+            running.trial.report(report.objective, report.epoch)
+            self._study.pruner = make_pruner(self._settings.pruner, self._settings.epochs)
+            if report.epoch < self._settings.epochs and running.trial.should_prune():
+                running.stopped = why_pruned(self._settings.pruner, self._study, report.trial, report.epoch, report.objective)
+                return Verdict.stop(running.stopped)
+        return Verdict.go()
+
+    def tell(self, outcome: Outcome) -> TrialRecord:
+        """Write a trial's end into the ledger, and queue it again where that is due."""
+        if outcome.ending is Ending.LOST:
+            return self.requeue(outcome.trial, outcome.reason, outcome.seconds)
+        running = self._open.pop(outcome.trial)
+        finite = [r.objective for r in running.reports if math.isfinite(r.objective)]
+        state, why = TrialState.COMPLETE, ""
+        if outcome.ending is not Ending.DONE:
+            state, why = TrialState.FAIL, outcome.reason
+        elif len(finite) < len(running.reports) or not finite:
+            state, why = TrialState.FAIL, running.stopped or "it ended without a report"
+        elif running.stopped:
+            state, why = TrialState.PRUNED, running.stopped
+        with ledger_errors(self.read.storage):
+            if outcome.ending is Ending.DIED:
+                deaths = int(running.trial.user_attrs.get("deaths", 0)) + 1
+                if deaths < ATTEMPTS:
+                    self._queue_again(_frozen(self._study, outcome.trial), deaths)
+                else:
+                    running.trial.set_user_attr("gave_up", True)
+            self._close(running, state, why, outcome.seconds, max(finite, default=None), outcome.details)
+        record = self._read(outcome.trial)
+        if record.finished:
+            self._finished[_key(record.config)] = record.number
+        return record
+
+    def requeue(self, number: int, why: str, seconds: float = 0.0) -> TrialRecord:
+        """End a running trial's attempt through no fault of its own, and queue its config again."""
+        running = self._open.pop(number)
+        with ledger_errors(self.read.storage):
+            self._queue_again(_frozen(self._study, number), int(running.trial.user_attrs.get("deaths", 0)))
+            self._close(running, TrialState.FAIL, why, seconds, None, {})
+        return self._read(number)
+
+    def note_run(self, facts: Mapping[str, Any]) -> None:
+        """Note with what this search works: sampler, pruner, workers, versions."""
+        with ledger_errors(self.read.storage):
+            self._study.set_user_attr("runs", as_json([*self.read.runs, {"began": _now(), **facts}]))
+
+    def close(self) -> None:
+        """Let others write."""
+        self._lock.release()
+
+    def _close(self, running: _Open, state: TrialState, why: str, seconds: float, value: float | None, details: Mapping[str, Any]) -> None:
+        # Attributes first: a finished trial's cannot be changed any more.
+        running.trial.set_user_attr("reports", as_json([asdict(report) for report in running.reports if math.isfinite(report.objective)]))
+        running.trial.set_user_attr("seconds", seconds)
+        for key, noted in {"why": why, **details}.items():
+            if noted != "":
+                running.trial.set_user_attr(key, as_json(noted))
+        self._study.tell(running.trial, value if state is TrialState.COMPLETE else None, state)
+        self._study.set_user_attr("updated", _now())
+
+    def _read(self, number: int) -> TrialRecord:
+        return self.read.record(_frozen(self._study, number))
+
+    def _twin(self, config: Config) -> int | None:
+        """A trial that has finished this config or runs it."""
+        key = _key(config)
+        for number, running in self._open.items():
+            if _key(self.read.config_of(_frozen(self._study, number))) == key:
+                return number
+        return self._finished.get(key)
+
+    def _queued(self) -> bool:
+        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def _queue_starters(self, starters: Sequence[NamedConfig]) -> None:
+        for starter in starters:
+            fitting = self._space.fit(starter.config)
+            if fitting is not None:
+                params = {name: value for name, value in fitting.items() if name in self._space.params}
+                self._study.enqueue_trial(params, user_attrs={"queued": params, "origin": f"starter {starter.name}"})
+
+    def _queue_again(self, trial: FrozenTrial, deaths: int) -> None:
+        """Queue a trial's config once more, with the seed of its first attempt; once, however often this is called."""
+        if any(other.user_attrs.get("retry_of") == trial.number for other in self._study.get_trials(deepcopy=False)):
+            return
+        params = {**noted_config(trial), **trial.params}
+        attributes = {
+            "queued": params,
+            "retry_of": trial.number,
+            "origin": f"retry of {trial.number}",
+            "deaths": deaths,
+            "seed": trial.user_attrs.get("seed", seed_of(self._settings.seed, trial.number)),
+        }
+        self._study.enqueue_trial(params, user_attrs=attributes)
+
+    def _sweep(self) -> None:
+        """Whoever holds the lock owns every RUNNING trial; a new holder runs none yet, so these are a dead writer's."""
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.params or noted_config(trial):
+                self._queue_again(trial, int(trial.user_attrs.get("deaths", 0)))  # first, so that a crash here loses nothing
+            handle = optuna.Trial(self._study, trial._trial_id)
+            handle.set_user_attr("why", "the search was killed")
+            self._study.tell(handle, state=TrialState.FAIL)
+
+
+def seed_of(seed: int, trial: int) -> int:
+    """The seed of a trial, from its study's: 0 to 2**31 - 1."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{trial}".encode()).digest()[:4], "big") >> 1
+
+
+def _check_same(study: Study, settings: StudySettings) -> None:
+    """Raise StudyMismatch with every difference that a resumed search may not have."""
+    before = study.settings
+    differing = [f.name for f in fields(StudySettings) if f.name in FIXED_SETTINGS and getattr(before, f.name) != getattr(settings, f.name)]
+    if not differing:
+        return
+    lines, code = [], "E-STUDY-MISMATCH"
+    for name in differing:
+        match name:
+            case "space_fingerprint":
+                now = space_from_table(settings.space_table, name=settings.space, where=settings.space)
+                lines.append("another space: " + "; ".join(now.difference(before.space_table)))
+                code = "E-SPACE-MISMATCH"
+            case "data_fingerprint":
+                lines.append(f"other data: {before.dataset} {before.data_fingerprint[:12]} → {settings.dataset} {settings.data_fingerprint[:12]}")
+                code = "E-DATA-CHANGED"
+            case _:
+                lines.append(f"{name} {getattr(before, name)} → {getattr(settings, name)}")
+    raise StudyMismatch(
+        f"the study {study.name} was begun with {'; '.join(lines)}", "--new-study to begin another beside it, or the earlier settings", code=code
+    )
+
+
+def _frozen(study: optuna.Study, number: int) -> FrozenTrial:
+    return study.get_trials(deepcopy=False)[number]
+
+
+def _key(config: Config) -> str:
+    return json.dumps(dict(config), sort_keys=True)
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat()
