@@ -43,7 +43,7 @@ class SearchRequest:
     budget_seconds: float | None = None  # wall clock of this search
     target: float | None = None  # stop once a trial reaches this objective, fraction
     workers: int | None = None  # default: what hardware.plan says
-    epochs: int | None = None  # most of each trial; default 8
+    epochs: int | None = None  # most of each trial; default 6
     seed: int | None = None  # default 0
     sampler: str | None = None  # default tpe
     pruner: str | None = None  # default asha
@@ -52,7 +52,7 @@ class SearchRequest:
     starters: bool | None = None  # begin with the known-good configs; default yes
 
 
-DEFAULTS = {"space": "cnn", "epochs": 8, "seed": 0, "sampler": "tpe", "pruner": "asha", "objective": "accuracy", "trials": 50}
+DEFAULTS = {"space": "cnn", "epochs": 6, "seed": 0, "sampler": "tpe", "pruner": "asha", "objective": "accuracy", "trials": 50}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +108,18 @@ Listener = Callable[[SearchEvent], None]
 Progress = Callable[[str, int, int], None]
 
 
-def search(request: SearchRequest, listeners: Sequence[Listener] = (), executor: Executor | None = None, progress: Progress | None = None) -> Study:
+def search(
+    request: SearchRequest,
+    listeners: Sequence[Listener] = (),
+    *,
+    task: str = "autofash.training:run_trial",
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Study:
     """Run, or resume, the search that the request describes; see `autofash.search` for the settings.
 
-    executor: where trials run; default processes. progress: told of a download.
+    task: module:function that trains a trial; a name, because this process never imports Keras.
+    executor: where trials run; default processes with the task's module loaded. progress: told of a download.
     Raises AutofashError: SpaceError, DataError, StudyError, NoTrial, ResourceError, Interrupted.
     """
     space, settings, name, prepared = _settled(request, progress)
@@ -128,8 +136,7 @@ def search(request: SearchRequest, listeners: Sequence[Listener] = (), executor:
                 **{name: version(name) for name in ("autofash", "keras", "optuna")},
             }
         )
-        running = _Search(writer, request, settings, plan, prepared, listeners)
-        running.run(executor)
+        _Search(writer, request, settings, plan, prepared, listeners, task).run(executor)
         return writer.read
     finally:
         writer.close()
@@ -144,9 +151,10 @@ class _Search:
         plan: hardware.Plan,
         prepared: data.PreparedData,
         listeners: Sequence[Listener],
+        task: str,
     ) -> None:
         self._writer, self._request, self._settings, self._plan, self._data = writer, request, settings, plan, prepared
-        self._listeners = listeners
+        self._listeners, self._task = listeners, task
         self._running: dict[int, int] = {}  # trial → slot
         self._failures: list[str] = []  # reasons, in a row
         self._exhausted = False
@@ -162,7 +170,7 @@ class _Search:
             self._end(f"all {self._finished} trials are finished already")
             return
         with _stop_signals() as stopped:
-            runner = executor or ProcessExecutor(log=self._writer.folder / "server.log")
+            runner = executor or ProcessExecutor(self._task.partition(":")[0], log=self._writer.folder / "server.log")
             try:
                 why = self._loop(runner, stopped)
                 for trial in list(self._running):
@@ -227,6 +235,7 @@ class _Search:
                 epochs=self._settings.epochs,
                 data=self._data.folder,
                 objective=self._settings.objective,
+                task=self._task,
                 threads=self._plan.threads,
                 precision=self._plan.precision,
                 device=self._plan.device(slot),

@@ -57,8 +57,8 @@ class Space:
         return config
 
     def expand(self, config: Config) -> Config:
-        """The config that a model is built from: of a fixed space, the one whose name was chosen."""
-        return self.configs[str(config["config"])].config if self.configs else config
+        """The config that a model is built from: of a fixed space, the one whose name was chosen, with the name."""
+        return {**config, **self.configs[str(config["config"])].config} if self.configs else config
 
     def sample(self, rng: random.Random) -> Config:
         """A random config; log parameters are drawn by their logarithm."""

@@ -19,7 +19,7 @@ def _none(epochs: int) -> BasePruner:
 
 
 def _median(epochs: int) -> BasePruner:
-    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)  # steps are epochs, from 1: the first prunes nobody
 
 
 def _asha(epochs: int) -> BasePruner:

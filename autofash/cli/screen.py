@@ -1,0 +1,217 @@
+"""A search on the screen: live on a terminal, one line a trial elsewhere, and what it found at the end."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autofash.cli.terminal import config_text, duration, percent, sparkline, state_text, table
+from autofash.loop import SearchBegan, SearchEnded, SearchEvent, TrialBegan, TrialEnded, TrialReported
+from autofash.records import EpochReport, Started, State, TrialRecord
+from autofash.study import Study
+
+RECENT = 6  # finished trials on the screen
+
+
+class LiveScreen:
+    """A listener that draws the search as it goes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._drawn, transient=True)
+        self._began: SearchBegan | None = None
+        self._since = time.monotonic()
+        self._note = "reading the data"
+        self._running: dict[int, TrialBegan] = {}
+        self._curves: dict[int, list[EpochReport]] = {}
+        self._recent: deque[TrialRecord] = deque(maxlen=RECENT)
+        self._finished = self._at_start = self._pruned = 0
+        self._best: TrialRecord | None = None
+
+    def __enter__(self) -> LiveScreen:
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+
+    def download(self, name: str, done: int, total: int) -> None:
+        """Show how far a download is."""
+        self._note = f"fetching {name}: {done / 1e6:.1f}" + (f" of {total / 1e6:.1f} MB" if total else " MB")
+
+    def __call__(self, event: SearchEvent) -> None:
+        """Take in an event."""
+        match event:
+            case SearchBegan():
+                self._began, self._finished, self._at_start = event, event.finished, event.finished
+                self._note = "starting Keras, about ten seconds"
+                ranked = event.study.leaderboard()
+                self._best = ranked[0] if ranked else None
+                for line in opening_lines(event):
+                    self._console.print(line)
+            case TrialBegan():
+                self._running[event.trial] = event
+                self._curves[event.trial] = []
+            case Started():
+                self._note = ""
+            case TrialReported():
+                self._curves[event.report.trial].append(event.report)
+            case TrialEnded():
+                del self._running[event.record.number]
+                self._recent.append(event.record)
+                self._finished = event.finished
+                self._pruned += event.record.state is State.PRUNED
+                better = self._best is None or (event.record.value or 0.0) > (self._best.value or 0.0)
+                if event.record.state is State.COMPLETE and better:
+                    self._best = event.record
+            case SearchEnded():
+                self._note = event.why
+
+    def _drawn(self) -> RenderableType:
+        if self._began is None:
+            return Text(f"⋯ {self._note}", style="dim")
+        parts: list[RenderableType] = [self._head()]
+        if self._note:
+            parts.append(Text(f"⋯ {self._note}", style="dim"))
+        if self._running:
+            parts += [Text(), self._running_table()]
+        if self._recent:
+            parts += [Text(), self._recent_table()]
+        return Padding(Group(*parts), (1, 0, 0, 0))
+
+    def _head(self) -> RenderableType:
+        assert self._began is not None
+        total, elapsed = self._began.target, time.monotonic() - self._since
+        here = self._finished - self._at_start
+        left = f"{duration(elapsed / here * (total - self._finished))} left" if here >= 2 and self._finished < total else ""
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_row(
+            Text(f"{self._finished} of {total} trials", style="bold"),
+            ProgressBar(total=total, completed=self._finished, width=24),
+            Text(duration(elapsed), style="dim"),
+            Text(left, style="dim"),
+        )
+        best = Text("best so far  ", style="dim")
+        if self._best is not None:
+            best.append(percent(self._best.value), style="bold green")
+            best.append(f"  trial {self._best.number}: {config_text(self._best.config, 6)}", style="dim")
+        else:
+            best.append("–")
+        best.no_wrap, best.overflow = True, "ellipsis"
+        return Group(row, best)
+
+    def _running_table(self) -> Table:
+        made = table("running>", "epoch>", "validation", ">", "config")
+        for number, begun in sorted(self._running.items()):
+            reports = self._curves[number]
+            made.add_row(
+                str(number),
+                f"{len(reports)}/{begun.epochs}",
+                Text(sparkline([r.objective for r in reports]), style="cyan"),
+                percent(max((r.objective for r in reports), default=None)),
+                _one_line(config_text(begun.config, 8)),
+            )
+        return made
+
+    def _recent_table(self) -> Table:
+        made = table("finished>", "", "validation", ">", "time>", "")
+        for record in reversed(self._recent):
+            made.add_row(
+                str(record.number),
+                state_text(record.state),
+                Text(sparkline(record.curve), style="dim"),
+                percent(record.value),
+                duration(record.seconds),
+                _one_line(record.why or config_text(record.config, 6)),
+            )
+        return made
+
+
+class PlainLines:
+    """A listener that prints one line for each finished trial, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._told = ""
+
+    def download(self, name: str, done: int, total: int) -> None:
+        """Say once that a file is being fetched."""
+        if name != self._told:
+            self._told = name
+            print(f"fetching {name}" + (f" ({total / 1e6:.1f} MB)" if total else ""), flush=True)
+
+    def __call__(self, event: SearchEvent) -> None:
+        """Print what the event has to say, if anything."""
+        match event:
+            case SearchBegan():
+                for line in opening_lines(event):
+                    print(line.plain, flush=True)
+            case TrialEnded(record=record):
+                value = f" {percent(record.value)}" if record.value is not None else ""
+                what = record.why or config_text(record.config)
+                print(f"{event.finished}/{event.target}  trial {record.number} {record.state}{value} in {duration(record.seconds)}: {what}", flush=True)
+            case SearchEnded():
+                print(f"{event.why} ({duration(event.seconds)})", flush=True)
+            case _:
+                pass
+
+
+def opening_lines(event: SearchBegan) -> list[Text]:
+    """What is searched, on which data and machine, and what is there already."""
+    settings, prepared = event.study.settings, event.data
+    height, width, channels = prepared.image_shape
+    lines = []
+    if settings.substituted:
+        lines.append(
+            Text(f"{settings.substituted} was not found and could not be fetched: searching on {settings.dataset} instead.", style="bold yellow")
+        )
+    lines.append(Text.assemble((event.study.name, "bold"), f"  {settings.space} on {prepared.dataset}, by {settings.sampler} and {settings.pruner}"))
+    lines.append(
+        Text(
+            f"{prepared.train:,} training and {prepared.validation:,} validation images of {height} × {width} × {channels}, "
+            f"{len(prepared.classes)} classes; {event.plan.why}",
+            style="dim",
+        )
+    )
+    if event.finished or event.requeued:
+        again = f", {event.requeued} interrupted ones queued again" if event.requeued else ""
+        lines.append(Text(f"resuming: {event.finished} of {event.target} trials are finished{again}", style="dim"))
+    return lines
+
+
+def print_result(console: Console, study: Study, rows: int = 5) -> None:
+    """The leaderboard, and what to type next."""
+    ranked = study.leaderboard()
+    summary = study.summary()
+    console.print()
+    made = table("rank>", "trial>", "validation>", "epoch>", "time>", "curve", "config")
+    for rank, record in enumerate(ranked[:rows], 1):
+        made.add_row(
+            str(rank),
+            str(record.number),
+            Text(percent(record.value), style="bold green" if rank == 1 else ""),
+            str(record.best_epoch),
+            duration(record.seconds),
+            Text(sparkline(record.curve), style="cyan"),
+            config_text(record.config, 9),
+        )
+    console.print(made)
+    finished = summary.complete + summary.pruned
+    failed = f", {summary.failed} failed" if summary.failed else ""
+    console.print(Text(f"{finished} of {summary.trials} trials finished: {summary.complete} complete, {summary.pruned} pruned{failed}", style="dim"))
+    if finished >= summary.trials:
+        console.print(Text.assemble("\nNothing is left to do. Add trials: ", (f"autofash search --study {study.name} --more 20", "bold")))
+    else:
+        console.print(Text.assemble("\nGo on:            ", (f"autofash search --study {study.name}", "bold")))
+    console.print(Text.assemble("Keep the best:    ", (f"autofash best {study.name} --export", "bold")))
+
+
+def _one_line(text: str) -> Text:
+    return Text(text, style="dim", no_wrap=True, overflow="ellipsis")

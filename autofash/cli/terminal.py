@@ -1,0 +1,102 @@
+"""How figures, configs and curves look on a terminal, in every command alike."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from autofash.errors import printable
+
+console = Console(highlight=False)
+BARS = "▁▂▃▄▅▆▇█"
+STATE_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
+# The parameters that tell most about a config come first; the rest follow in the order of the space.
+FIRST = ("config", "family", "conv_blocks", "stages", "depth", "width", "kernel_size", "normalization", "activation", "optimizer", "learning_rate")
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as 92.41 %, or a dash."""
+    return "–" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42 s, 3:07 min or 1:02 h."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    return f"{whole // 60}:{whole % 60:02} min" if whole < 6000 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
+
+
+def sparkline(curve: Sequence[float], width: int = 12) -> str:
+    """The last values of a curve as bars, from its lowest to its highest."""
+    shown = list(curve)[-width:]
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    span = (high - low) or 1.0
+    return "".join(BARS[min(7, int(8 * (value - low) / span))] for value in shown)
+
+
+def value_text(value: object) -> str:
+    """A parameter's value, numbers to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def config_text(config: Mapping[str, object], most: int | None = None) -> str:
+    """A config on one line, the telling parameters first; at most this many."""
+    order = [name for name in FIRST if name in config] + [name for name in config if name not in FIRST]
+    parts = [value_text(config[name]) if name == "family" else f"{name} {value_text(config[name])}" for name in order[:most]]
+    return printable(", ".join(parts))
+
+
+def ago(moment: datetime) -> str:
+    """How long ago, in the largest unit that fits."""
+    seconds = max(0.0, (datetime.now().astimezone() - moment).total_seconds())
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table in the house's look; a column whose name ends in > is set flush right."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in columns:
+        # What is said last may be cut short; figures never are.
+        made.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", no_wrap=True, overflow="ellipsis", ratio=None)
+    return made
+
+
+def state_text(state: str) -> Text:
+    """A trial's state in its colour."""
+    return Text(state, style=STATE_STYLES[state])
+
+
+def print_json(value: object) -> None:
+    """The value as JSON on stdout, dataclasses as objects."""
+    sys.stdout.write(json.dumps(plain(value), indent=2) + "\n")
+
+
+def plain(value: object) -> object:
+    """Dataclasses, enums, paths and moments as JSON types."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,52 @@
+"""What every test gets: an empty folder to work in, a data cache shared by the run, and the project's root on the path of children."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache and a Keras home of the run's own; children find `tests.fakes`."""
+    before = dict(os.environ)
+    os.environ["AUTOFASH_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before.get("PYTHONPATH", "")]))
+    os.environ["COLUMNS"] = "120"
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, the current one."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No data folder, an empty Keras cache, and a network that refuses at once."""
+    monkeypatch.delenv("AUTOFASH_DATA_DIR", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def fashion_folder() -> Path:
+    """The folder of the real Fashion-MNIST, or a skip that says how to get it."""
+    chosen = os.environ.get("AUTOFASH_DATA_DIR")
+    folders = [Path(chosen) / "fashion-mnist", Path(chosen)] if chosen else []
+    for folder in [*folders, Path.home() / ".keras" / "datasets" / "fashion-mnist"]:
+        if (folder / "train-images-idx3-ubyte.gz").exists():
+            return folder
+    pytest.skip("Fashion-MNIST is not on this machine: set AUTOFASH_DATA_DIR to the folder that holds it")

@@ -1,0 +1,86 @@
+"""Small stand-ins for training, which never import Keras. Each is a task like `autofash.training:run_trial`.
+
+What they do is told by the environment of the search, because a trial's process inherits it:
+AUTOFASH_FAKE_SECONDS is how long an epoch takes.
+"""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autofash.errors import InfeasibleConfig
+from autofash.records import Action, EpochReport, Report, TrialSpec
+
+ASYMPTOTE = 0.95
+
+
+def accuracy_of(config: Mapping[str, Any], epoch: int) -> float:
+    """A curve that rises with the epochs, and is best at learning rate 0.002."""
+    off = abs(math.log10(float(config.get("learning_rate", 1e-3))) - math.log10(2e-3))
+    return max(0.1, (ASYMPTOTE - 0.2 * off) * (1 - math.exp(-1.2 * epoch)))
+
+
+def report_of(spec: TrialSpec, epoch: int, objective: float) -> EpochReport:
+    """A report in which all that is not the objective is made up."""
+    return EpochReport(spec.trial, epoch, objective, objective, 1 - objective, objective, 1 - objective, 1000 * epoch, 0.1 * epoch)
+
+
+def learn(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Learn as `accuracy_of` says."""
+    print(f"trial {spec.trial} learns with seed {spec.seed}", flush=True)
+    for epoch in range(1, spec.epochs + 1):
+        time.sleep(float(os.environ.get("AUTOFASH_FAKE_SECONDS", "0")))
+        if report(report_of(spec, epoch, accuracy_of(spec.config, epoch))).action is Action.STOP:
+            break
+    return {"parameters": 7}
+
+
+def raise_an_error(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Fail at once."""
+    raise ValueError("the fake is out of order")
+
+
+def be_infeasible(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Refuse every second config as one that no model can be built from."""
+    if spec.trial % 2:
+        raise InfeasibleConfig("a pooling too many: 1 × 1 pixels are left")
+    return learn(spec, report)
+
+
+def leave_the_numbers(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Report NaN in every third trial and infinity in the next."""
+    value = {0: math.nan, 1: math.inf}.get(spec.trial % 3, 0.5)
+    report(report_of(spec, 1, value))
+    return {}
+
+
+def die_once(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """In its first attempt at each seed, be killed in the second epoch, as by the system for want of memory."""
+    mark = Path(os.environ["AUTOFASH_FAKE_MARKS"]) / str(spec.seed)
+    report(report_of(spec, 1, 0.5))
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return learn(spec, report)
+
+
+def always_die(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Be killed in every attempt."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def spin(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Work without end and without a word, the way C code does that lets no signal through."""
+    report(report_of(spec, 1, 0.5))
+    while True:
+        sum(range(100_000))
+
+
+def tell_about_itself(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Say what the process is like."""
+    return {"pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "device": os.environ.get("CUDA_VISIBLE_DEVICES", "")}

@@ -1,0 +1,96 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autofash.errors import SpaceError
+from autofash.space import ChoiceParam, FloatParam, IntParam, Space, load_space, load_starters, shipped_spaces
+
+HEAD = ChoiceParam(values=["dense", "average"])
+UNITS = ChoiceParam(values=[64, 128], when={"head": ["dense"]})
+
+
+def test_a_conditional_parameter_is_drawn_only_where_its_condition_holds() -> None:
+    space = Space("cnn", {"head": HEAD, "head_units": UNITS})
+    seen = {("head_units" in config, config["head"]) for config in (space.sample(random.Random(i)) for i in range(40))}
+    assert seen == {(True, "dense"), (False, "average")}
+
+
+def test_the_grid_enumerates_conditions_without_repeating() -> None:
+    space = Space("cnn", {"head": HEAD, "head_units": UNITS})
+    assert list(space.grid()) == [
+        {"family": "cnn", "head": "dense", "head_units": 64},
+        {"family": "cnn", "head": "dense", "head_units": 128},
+        {"family": "cnn", "head": "average"},
+    ]
+
+
+def test_a_float_without_a_step_has_no_grid() -> None:
+    space = Space("cnn", {"dropout": FloatParam(low=0.0, high=0.5), "head": HEAD})
+    with pytest.raises(SpaceError, match="dropout.*without a step has no grid"):
+        list(space.grid())
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    with pytest.raises(SpaceError) as caught:
+        Space(
+            "cnn",
+            {
+                "widht": IntParam(low=8, high=64),
+                "dropout": FloatParam(low=0.0, high=1.4),
+                "head_units": UNITS,
+                "learning_rate": FloatParam(low=0.0, high=0.1, log=True),
+            },
+        )
+    lines = [str(problem) for problem in caught.value.problems]
+    assert len(lines) == 4
+    assert "there is no parameter 'widht' of cnn. Try: width" in lines[0]
+    assert "1.4 is not between 0 and 0.95. Try: 0 to 0.95" in lines[1]
+    assert "when names 'head', which does not exist" in lines[2]
+    assert "log = true needs low above 0" in lines[3]
+
+
+def test_when_looks_back_only_and_must_be_possible() -> None:
+    with pytest.raises(SpaceError, match="stands below it"):
+        Space("cnn", {"head_units": UNITS, "head": HEAD})
+    with pytest.raises(SpaceError, match="never met"):
+        Space("cnn", {"head": HEAD, "head_units": ChoiceParam(values=[64], when={"head": ["desne"]})})
+
+
+def test_an_unknown_family_suggests_the_nearest() -> None:
+    with pytest.raises(SpaceError, match="there is no family 'cn'. Try: cnn"):
+        Space("cn", {"width": IntParam(low=1, high=2)})
+
+
+def test_the_fingerprint_follows_what_is_searched_not_what_it_is_called() -> None:
+    one = Space("cnn", {"width": IntParam(low=8, high=64)}, name="one")
+    two = Space("cnn", {"width": IntParam(low=8, high=64)}, name="two", about="other words")
+    three = Space("cnn", {"width": IntParam(low=8, high=65)}, name="one")
+    assert one.fingerprint == two.fingerprint != three.fingerprint
+    assert three.difference(one.table()) == ["width {low = 8, high = 64, step = 1, log = False} → {low = 8, high = 65, step = 1, log = False}"]
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+@given(seed=st.integers(0, 2**32))
+def test_a_shipped_space_holds_every_config_that_it_samples(name: str, seed: int) -> None:
+    space = load_space(name)
+    config = space.sample(random.Random(seed))
+    assert space.fit(config) == config
+    assert space.sample(random.Random(seed)) == config
+
+
+def test_starters_fit_the_default_space_and_the_space_of_all_families() -> None:
+    starters = load_starters()
+    assert starters
+    fitting = [load_space("cnn").fit(starter.config) for starter in starters]
+    assert any(fitting)
+    assert any(load_space("all").fit(starter.config) for starter in starters)
+
+
+def test_a_config_of_another_family_or_outside_a_range_does_not_fit() -> None:
+    space = Space("cnn", {"width": IntParam(low=8, high=16)})
+    assert space.fit({"family": "cnn", "width": 8}) == {"family": "cnn", "width": 8}
+    assert space.fit({"family": "cnn", "width": 32}) is None
+    assert space.fit({"family": "cnn"}) is None
+    assert space.fit({"family": "mlp", "width": 8}) is None
