@@ -114,7 +114,7 @@ def problems_of(error: ValidationError, where: str, keys: Sequence[str] = ()) ->
             case "missing":
                 problems.append(Problem("is missing", f"{key} = …", place))
             case "extra_forbidden":
-                problems.append(Problem("there is no such key", unknown("key", key, PARAM_KEYS if tables else keys)[1], place))
+                problems.append(Problem(*unknown("key", key, PARAM_KEYS if tables else keys), place))
             case "union_tag_not_found":
                 problems.append(Problem("type is missing", 'type = "int", "float", "choice" or "bool"', place))
             case "union_tag_invalid":

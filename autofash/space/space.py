@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -89,6 +90,18 @@ class Space:
                 yield from configs(depth + 1, {**config, name: value})
 
         yield from configs(0, self._begun())
+
+    def few_configs(self, most: int) -> list[Config] | None:
+        """Every config, in the space's own parameters, where they are countable and at most this many; else None."""
+        try:
+            found = list(itertools.islice(self.grid(), most + 1))
+        except SpaceError:
+            return None
+        return [self.own(config) for config in found] if len(found) <= most else None
+
+    def own(self, config: Config) -> Config:
+        """The config without a family that is the space's, not a parameter's."""
+        return {name: value for name, value in config.items() if name in self.params}
 
     def fit(self, config: Config) -> Config | None:
         """The config in this space's own names, or None where it does not lie within.

@@ -24,7 +24,6 @@ from autofash.records import Config, EpochReport, State, StudySettings, StudySum
 from autofash.space import Space, space_from_table
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # we pin Optuna's major version
 
 FORMAT = 1
 DEFAULT_STORAGE = "sqlite:///studies/studies.db"
@@ -203,7 +202,9 @@ def create_or_load(name: str, storage: str, settings: StudySettings | None, targ
     opened = open_storage(storage, write=True)
     study = optuna.create_study(study_name=name, storage=opened, direction="maximize", load_if_exists=True)
     if "format" not in study.user_attrs and settings is not None:
-        study.set_metric_names([f"validation {settings.objective.replace('_', ' ')}"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna's major version is pinned
+            study.set_metric_names([f"validation {settings.objective.replace('_', ' ')}"])
         study.set_user_attr("settings", asdict(settings))
         study.set_user_attr("target", target)
         study.set_user_attr("updated", datetime.now().astimezone().isoformat())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from autofash.errors import UsageError, unknown
 from autofash.records import Config, Value
@@ -20,21 +21,16 @@ from autofash.space import BoolParam, ChoiceParam, FloatParam, IntParam, Param, 
 class GridSampler(BaseSampler):
     """Every config of a space once, in the order of its file. Optuna's own grid has no conditional parameters.
 
-    `remaining` says how many configs nobody has taken yet; asked for one when there is none, it draws the last again.
+    Asked for a config when none is left, it draws the last again: look at `untried` first.
     """
 
     def __init__(self, space: Space) -> None:
-        self._space = space
-        self._configs = list(space.grid())
+        self._configs = [space.own(config) for config in space.grid()]
         self._chosen: dict[int, Config] = {}
-
-    def remaining(self, study: optuna.Study) -> int:
-        """Configs that no trial has finished, runs, or waits for."""
-        return len(self._open(study))
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Take the first config that is left."""
-        left = self._open(study)
+        left = untried(study, self._configs)
         self._chosen = {trial.number: left[0] if left else self._configs[-1]}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -49,13 +45,11 @@ class GridSampler(BaseSampler):
         """The chosen config's value."""
         return self._chosen[trial.number][param_name]
 
-    def _open(self, study: optuna.Study) -> list[Config]:
-        taken = set()
-        for trial in study.get_trials(deepcopy=False):
-            if trial.state is not TrialState.FAIL or "retry_of" in trial.user_attrs or trial.user_attrs.get("gave_up"):
-                taken.add(_key({**trial.params, **trial.user_attrs.get("queued", {})}))
-        family = {"family"} - set(self._space.params)
-        return [config for config in self._configs if _key({k: v for k, v in config.items() if k not in family}) not in taken]
+
+def untried(study: optuna.Study, configs: Sequence[Config]) -> list[Config]:
+    """Those configs, in the space's own parameters, that no trial has or is queued with."""
+    taken = {_key({**trial.user_attrs.get("queued", {}), **trial.params}) for trial in study.get_trials(deepcopy=False)}
+    return [config for config in configs if _key(config) not in taken]
 
 
 def _tpe(space: Space, seed: int, trial_seed: int) -> BaseSampler:
@@ -68,10 +62,12 @@ def _random(space: Space, seed: int, trial_seed: int) -> BaseSampler:
 
 
 def _qmc(space: Space, seed: int, trial_seed: int) -> BaseSampler:
-    # The study's seed, not the trial's: the points are those of one sequence.
-    return optuna.samplers.QMCSampler(
-        scramble=True, seed=seed, independent_sampler=optuna.samplers.RandomSampler(seed=trial_seed), warn_independent_sampling=False
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna's major version is pinned
+        # The study's seed, not the trial's: the points are those of one sequence.
+        return optuna.samplers.QMCSampler(
+            scramble=True, seed=seed, independent_sampler=optuna.samplers.RandomSampler(seed=trial_seed), warn_independent_sampling=False
+        )
 
 
 def _cmaes(space: Space, seed: int, trial_seed: int) -> BaseSampler:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
@@ -28,10 +29,12 @@ from autofash.space import NamedConfig, Space, space_from_table
 from autofash.study.ledger import Study, as_json, artifacts, check_name, create_or_load, ledger_errors, noted_config
 from autofash.study.lock import StudyLock
 from autofash.study.pruners import check_pruner, make_pruner, why_pruned
-from autofash.study.samplers import GridSampler, check_sampler, make_sampler, suggest
+from autofash.study.samplers import check_sampler, make_sampler, suggest, untried
 
 ATTEMPTS = 2  # of a trial whose own process dies
 MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
+PATIENCE = 3  # with a sampler's duplicates, before a config that is left is taken instead
+COUNTABLE = 10_000  # configs
 FIXED_SETTINGS = ("data_fingerprint", "space_fingerprint", "objective", "epochs", "seed", "validation")
 
 
@@ -48,6 +51,7 @@ class Asked:
 @dataclass(slots=True)
 class _Open:
     trial: optuna.Trial
+    config: Config
     reports: list[EpochReport] = field(default_factory=list)
     stopped: str = ""  # why it was told to stop
 
@@ -80,7 +84,7 @@ class StudyWriter:
                 self._space: Space = self.read.space
                 self._open: dict[int, _Open] = {}
                 self._finished: dict[str, int] = {}
-                self.duplicates = 0  # in a row
+                self._few = self._space.few_configs(COUNTABLE)
                 self._sweep()
                 if not self._study.get_trials(deepcopy=False):
                     self._queue_starters(starters)
@@ -117,27 +121,20 @@ class StudyWriter:
         A config that was finished, or runs, is not run again.
         """
         with ledger_errors(self.read.storage):
-            while self.duplicates < MOST_DUPLICATES:
-                number = len(self._study.get_trials(deepcopy=False))
-                sampler = make_sampler(self._settings.sampler, self._space, seed=self._settings.seed, trial_seed=seed_of(self._settings.seed, number))
-                if isinstance(sampler, GridSampler) and not self._queued() and not sampler.remaining(self._study):
+            for duplicates in range(MOST_DUPLICATES):
+                if not self._queued() and (self._settings.sampler == "grid" or duplicates >= PATIENCE) and not self._queue_untried(duplicates):
                     return None
-                self._study.sampler = sampler
+                number = len(self._study.get_trials(deepcopy=False))
+                self._study.sampler = make_sampler(
+                    self._settings.sampler, self._space, seed=self._settings.seed, trial_seed=seed_of(self._settings.seed, number)
+                )
                 trial = self._study.ask()
-                suggested = suggest(trial, self._space)
-                twin = self._twin(self._space.expand(suggested))
-                if twin is not None:
-                    self.duplicates += 1
-                    trial.set_user_attr("duplicate_of", twin)
-                    self._study.tell(trial, state=TrialState.FAIL)
-                    continue
-                self.duplicates = 0
-                noted = trial.user_attrs
-                seed = int(noted.get("seed", seed_of(self._settings.seed, trial.number)))
-                if "seed" not in noted:
-                    trial.set_user_attr("seed", seed)
-                self._open[trial.number] = _Open(trial)
-                return Asked(trial.number, self._space.expand(suggested), seed, str(noted.get("origin", "sampled")))
+                config = self._space.expand(suggest(trial, self._space))
+                twin = self._twin(config)
+                if twin is None:
+                    return self._begun(trial, config)
+                trial.set_user_attr("duplicate_of", twin)
+                self._study.tell(trial, state=TrialState.FAIL)
             return None
 
     def observe(self, report: EpochReport) -> Verdict:
@@ -198,6 +195,23 @@ class StudyWriter:
         """Let others write."""
         self._lock.release()
 
+    def _begun(self, trial: optuna.Trial, config: Config) -> Asked:
+        noted = trial.user_attrs
+        if "seed" not in noted:
+            trial.set_user_attr("seed", seed_of(self._settings.seed, trial.number))
+        self._open[trial.number] = _Open(trial, config)
+        return Asked(trial.number, config, int(trial.user_attrs["seed"]), str(noted.get("origin", "sampled")))
+
+    def _queue_untried(self, duplicates: int) -> bool:
+        """Where the sampler only repeats itself and configs can be counted, queue one that is left; False when none is."""
+        if self._few is None:
+            return True
+        left = untried(self._study, self._few)
+        if left and duplicates:
+            params = random.Random(len(left)).choice(left)
+            self._study.enqueue_trial(dict(params), user_attrs={"queued": dict(params)})
+        return bool(left)
+
     def _close(self, running: _Open, state: TrialState, why: str, seconds: float, value: float | None, details: Mapping[str, Any]) -> None:
         # Attributes first: a finished trial's cannot be changed any more.
         running.trial.set_user_attr("reports", as_json([asdict(report) for report in running.reports if math.isfinite(report.objective)]))
@@ -213,11 +227,8 @@ class StudyWriter:
 
     def _twin(self, config: Config) -> int | None:
         """A trial that has finished this config or runs it."""
-        key = _key(config)
-        for number, running in self._open.items():
-            if _key(self.read.config_of(_frozen(self._study, number))) == key:
-                return number
-        return self._finished.get(key)
+        running = next((number for number, found in self._open.items() if found.config == config), None)
+        return running if running is not None else self._finished.get(_key(config))
 
     def _queued(self) -> bool:
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))

@@ -36,7 +36,7 @@ def test_an_unknown_space_suggests_the_nearest() -> None:
 
 def test_the_file_of_a_problem_and_its_key_are_named() -> None:
     [line] = complaints('format = 1\nfamily = "cnn"\n[params.width]\ntype = "int"\nlow = 8\nhihg = 9\nhigh = 16\n')
-    assert line == "mine.toml: [params.width] hihg: there is no such key. Try: high" or "there is no key 'hihg'. Try: high" in line
+    assert line == "mine.toml: [params.width] hihg: there is no key 'hihg'. Try: high"
 
 
 def test_every_kind_of_problem_is_found_in_one_reading() -> None:

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autofash.data import load, prepare
+from autofash.data.cache import cache_folder, checked
+from autofash.errors import DataError, ResourceError
+
+
+def test_the_split_is_stratified_seeded_and_covers_every_image_once() -> None:
+    prepared = prepare("digits", Path(), seed=3, validation=1 / 6)
+    data = load(prepared.folder)
+    assert (len(data.train_images), len(data.validation_images)) == (prepared.train, prepared.validation) == (1197, 240)
+    share = np.bincount(data.validation_labels) / (np.bincount(data.train_labels) + np.bincount(data.validation_labels))
+    assert share.min() > 0.15 and share.max() < 0.19
+    other = load(prepare("digits", Path(), seed=4, validation=1 / 6).folder)
+    assert (other.validation_images != data.validation_images).any()
+    again = load(prepare("digits", Path(), seed=3, validation=1 / 6).folder)
+    assert (again.validation_images == data.validation_images).all()
+
+
+def test_the_fingerprint_is_the_datas_and_not_the_splits() -> None:
+    assert prepare("digits", Path(), seed=3, validation=1 / 6).fingerprint == prepare("digits", Path(), seed=5, validation=0.3).fingerprint
+
+
+def test_arrays_are_mapped_not_copied() -> None:
+    data = load(prepare("digits", Path(), seed=3, validation=1 / 6).folder)
+    assert isinstance(data.train_images, np.memmap) and data.train_images.dtype == np.uint8 and data.train_images.shape[1:] == (8, 8, 1)
+
+
+def test_a_damaged_cache_is_made_anew() -> None:
+    prepared = prepare("digits", Path(), seed=6, validation=1 / 6)
+    array = Path(prepared.folder) / "train_images.npy"
+    array.write_bytes(array.read_bytes()[:-100])
+    assert prepare("digits", Path(), seed=6, validation=1 / 6) == prepared
+    assert len(load(prepared.folder).train_images) == prepared.train
+    assert not [found for found in cache_folder().iterdir() if found.name.startswith(".")]
+
+
+def test_a_cache_that_cannot_be_written_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AUTOFASH_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(ResourceError, match="AUTOFASH_CACHE_DIR"):
+        prepare("digits", Path(), seed=0, validation=1 / 6)
+
+
+IMAGES, LABELS = np.zeros((4, 2, 2), np.uint8), np.array([0, 1, 0, 1])
+
+
+def test_a_label_out_of_range_is_named_with_its_row() -> None:
+    with pytest.raises(DataError, match="row 2: label 7, want 0 to 1"):
+        checked(IMAGES, np.array([0, 1, 7, 1]), ("a", "b"), where="mine")
+
+
+def test_an_empty_class_is_named() -> None:
+    with pytest.raises(DataError, match="no image of c"):
+        checked(IMAGES, LABELS, ("a", "b", "c"), where="mine")
+
+
+def test_images_and_labels_must_be_as_many_and_bytes() -> None:
+    with pytest.raises(DataError, match="4 images but 3 labels"):
+        checked(IMAGES, LABELS[:3], ("a", "b"), where="mine")
+    with pytest.raises(DataError, match="float32"):
+        checked(IMAGES.astype(np.float32), LABELS, ("a", "b"), where="mine")

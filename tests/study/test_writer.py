@@ -1,0 +1,334 @@
+"""The ledger and its one writer, on real SQLite files."""
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autofash.errors import LedgerError, NoTrial, StudyBusy, StudyMismatch, StudyMissing, UsageError
+from autofash.records import Ending, EpochReport, Outcome, State, StudySettings
+from autofash.space import ChoiceParam, FloatParam, NamedConfig, Space
+from autofash.study import Study, StudyWriter, list_studies, load_study
+from autofash.study.writer import Asked, seed_of
+
+STORAGE = "sqlite:///studies/studies.db"
+SPACE = Space("cnn", {"learning_rate": FloatParam(low=1e-4, high=1e-1, log=True), "width": ChoiceParam(values=[8, 16])}, name="mine")
+SETTINGS = StudySettings(
+    dataset="digits",
+    data_fingerprint="d" * 64,
+    space="mine",
+    space_table=SPACE.table(),
+    space_fingerprint=SPACE.fingerprint,
+    sampler="random",
+    pruner="none",
+    objective="accuracy",
+    epochs=3,
+    seed=0,
+    validation=1 / 6,
+    starters=True,
+)
+
+
+def opened(settings: StudySettings = SETTINGS, target: int | None = None, starters: tuple[NamedConfig, ...] = ()) -> StudyWriter:
+    return StudyWriter("s", STORAGE, settings, target=target, starters=starters)
+
+
+@pytest.fixture
+def writer() -> Iterator[StudyWriter]:
+    found = opened()
+    yield found
+    found.close()
+
+
+def report(trial: int, epoch: int, objective: float) -> EpochReport:
+    return EpochReport(trial, epoch, objective, objective, 0.5, objective, 0.5, 100 * epoch, float(epoch))
+
+
+def run(writer: StudyWriter, *curve: float) -> int:
+    """One trial that reports this curve and ends well."""
+    asked = writer.ask()
+    assert asked is not None
+    for epoch, value in enumerate(curve, 1):
+        writer.observe(report(asked.number, epoch, value))
+    writer.tell(Outcome(asked.number, Ending.DONE))
+    return asked.number
+
+
+def test_a_trials_value_is_its_best_epoch(writer: StudyWriter) -> None:
+    number = run(writer, 0.7, 0.9, 0.8)
+    record = load_study("s").trial(number)
+    assert (record.state, record.value, record.best_epoch, record.curve) == (State.COMPLETE, 0.9, 2, (0.7, 0.9, 0.8))
+    assert record.reports[1].images == 200 and record.config["family"] == "cnn"
+
+
+def test_the_best_is_complete_and_the_earlier_of_two_alike(writer: StudyWriter) -> None:
+    run(writer, 0.5)
+    first = run(writer, 0.8)
+    run(writer, 0.8)
+    assert load_study("s").best().number == first
+
+
+def test_a_study_without_a_complete_trial_has_no_best(writer: StudyWriter) -> None:
+    with pytest.raises(NoTrial, match="no complete trial yet"):
+        load_study("s").best()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_fails_the_trial_and_is_never_best(writer: StudyWriter, value: float) -> None:
+    asked = writer.ask()
+    assert asked is not None
+    verdict = writer.observe(report(asked.number, 1, value))
+    assert verdict.action == "stop" and "not finite" in verdict.why
+    record = writer.tell(Outcome(asked.number, Ending.DONE))
+    assert record.state is State.FAILED and "not finite" in record.why
+    assert writer.finished() == 0
+
+
+def test_a_trial_that_ends_without_a_report_fails(writer: StudyWriter) -> None:
+    asked = writer.ask()
+    assert asked is not None
+    assert writer.tell(Outcome(asked.number, Ending.DONE)).why == "it ended without a report"
+
+
+def test_the_death_of_its_process_costs_a_trial_one_of_two_attempts(writer: StudyWriter) -> None:
+    first = writer.ask()
+    assert first is not None
+    assert writer.tell(Outcome(first.number, Ending.DIED, "killed by signal 9")).state is State.FAILED
+    second = writer.ask()
+    assert second is not None
+    assert (second.config, second.seed, second.origin) == (first.config, first.seed, f"retry of {first.number}")
+    writer.tell(Outcome(second.number, Ending.DIED, "killed by signal 9"))
+    third = writer.ask()
+    assert third is not None and third.origin == "sampled" and third.config != first.config
+
+
+def test_a_lost_trial_is_queued_again_and_uses_no_attempt(writer: StudyWriter) -> None:
+    asked = writer.ask()
+    assert asked is not None
+    for _ in range(5):
+        writer.tell(Outcome(asked.number, Ending.LOST, "the server died"))
+        again = writer.ask()
+        assert again is not None and (again.config, again.seed) == (asked.config, asked.seed)
+        asked = again
+
+
+def test_a_failed_trial_is_not_tried_again(writer: StudyWriter) -> None:
+    asked = writer.ask()
+    assert asked is not None
+    writer.tell(Outcome(asked.number, Ending.FAILED, "ValueError: no"))
+    other = writer.ask()
+    assert other is not None and other.origin == "sampled"
+
+
+def test_whoever_opens_the_study_queues_what_a_dead_writer_left_running() -> None:
+    dead = opened()
+    left = [dead.ask(), dead.ask()]
+    dead.close()  # its trials are still RUNNING in the ledger
+    heir = opened()
+    asked = [heir.ask(), heir.ask()]
+    heir.close()
+    assert [a and a.config for a in asked] == [a and a.config for a in left]
+    assert [a and a.seed for a in asked] == [a and a.seed for a in left]
+    assert not [trial for trial in load_study("s").trials() if trial.state is State.WAITING]
+
+
+def test_a_sweep_that_is_itself_killed_queues_nothing_twice() -> None:
+    dead = opened()
+    asked = dead.ask()
+    dead._queue_again(dead._study.get_trials(deepcopy=False)[0], 0)  # what a sweep does first; then it is killed
+    dead.close()
+    heir = opened()
+    again = heir.ask()
+    other = heir.ask()
+    heir.close()
+    assert asked and again and other
+    assert again.config == asked.config and other.config != asked.config
+
+
+def test_a_trial_killed_before_it_had_a_config_is_not_queued() -> None:
+    dead = opened()
+    dead._study.ask()
+    dead.close()
+    heir = opened()
+    assert not heir._queued()
+    heir.close()
+
+
+def test_the_same_seed_asks_for_the_same_configs_however_often_it_is_resumed() -> None:
+    def configs(name: str, cuts: int) -> list[object]:
+        found = []
+        for _ in range(cuts):
+            writer = StudyWriter(name, STORAGE, replace(SETTINGS, sampler="tpe"), target=12)
+            for _ in range(12 // cuts):
+                number = run_like(writer)
+                found.append(writer.read.trial(number).config)
+            writer.close()
+        return found
+
+    def run_like(writer: StudyWriter) -> int:
+        asked = writer.ask()
+        assert asked is not None
+        writer.observe(report(asked.number, 1, 1 - abs(math.log10(float(asked.config["learning_rate"])) + 2.5) / 4))
+        writer.tell(Outcome(asked.number, Ending.DONE))
+        return asked.number
+
+    assert configs("whole", 1) == configs("halves", 2) == configs("thirds", 3)
+
+
+def test_seeds_of_trials_differ_and_fit_in_31_bits() -> None:
+    seeds = {seed_of(study, trial) for study in range(10) for trial in range(1000)}
+    assert len(seeds) > 9990 and max(seeds) < 2**31
+
+
+def test_starters_come_first_and_only_those_within_the_space() -> None:
+    fits = NamedConfig("good", {"family": "cnn", "learning_rate": 1e-3, "width": 8, "dropout": 0.3})
+    beyond = NamedConfig("wide", {"family": "cnn", "learning_rate": 1e-3, "width": 64})
+    writer = opened(starters=(beyond, fits))
+    first, second = writer.ask(), writer.ask()
+    writer.close()
+    assert first and second
+    assert (first.origin, first.config) == ("starter good", {"family": "cnn", "learning_rate": 1e-3, "width": 8})
+    assert second.origin == "sampled"
+
+
+def test_a_config_that_is_finished_is_not_run_again() -> None:
+    tiny = Space("cnn", {"width": ChoiceParam(values=[8, 16, 32])}, name="tiny")
+    settings = replace(SETTINGS, space_table=tiny.table(), space_fingerprint=tiny.fingerprint)
+    writer = opened(settings)
+    asked: list[Asked] = []
+    while (one := writer.ask()) is not None:
+        asked.append(one)
+        writer.observe(report(one.number, 1, 0.5))
+        writer.tell(Outcome(one.number, Ending.DONE))
+    writer.close()
+    assert sorted(int(one.config["width"]) for one in asked) == [8, 16, 32]
+    assert len(load_study("s").trials()) == 3, "trials that would only repeat are not shown"
+
+
+def test_another_space_is_refused_with_the_difference(writer: StudyWriter) -> None:
+    writer.close()
+    other = Space("cnn", {"learning_rate": FloatParam(low=1e-4, high=1e-2, log=True), "width": ChoiceParam(values=[8, 16])})
+    with pytest.raises(StudyMismatch) as caught:
+        opened(replace(SETTINGS, space_table=other.table(), space_fingerprint=other.fingerprint))
+    assert caught.value.code == "E-SPACE-MISMATCH" and caught.value.exit_code == 4
+    assert "learning_rate" in str(caught.value) and "high = 0.1" in str(caught.value) and "high = 0.01" in str(caught.value) and "--new-study" in str(caught.value)
+
+
+def test_other_data_are_refused_with_both_fingerprints(writer: StudyWriter) -> None:
+    writer.close()
+    with pytest.raises(StudyMismatch, match=r"digits dddddddddddd → digits eeeeeeeeeeee") as caught:
+        opened(replace(SETTINGS, data_fingerprint="e" * 64))
+    assert caught.value.code == "E-DATA-CHANGED"
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 4), ("seed", 1), ("objective", "macro_f1")])
+def test_settings_that_would_make_trials_incomparable_are_refused(writer: StudyWriter, name: str, value: object) -> None:
+    writer.close()
+    with pytest.raises(StudyMismatch, match=f"{name} .* → {value}"):
+        opened(replace(SETTINGS, **{name: value}))
+
+
+def test_a_refused_writer_leaves_the_lock_free(writer: StudyWriter) -> None:
+    writer.close()
+    with pytest.raises(StudyMismatch):
+        opened(replace(SETTINGS, seed=5))
+    opened().close()
+
+
+def test_a_second_writer_is_refused_with_the_process_id_of_the_first(writer: StudyWriter) -> None:
+    import os
+
+    with pytest.raises(StudyBusy, match=f"process {os.getpid()} is searching the study s"):
+        opened()
+
+
+def test_the_target_is_kept_until_another_is_asked_for() -> None:
+    for target, expected in ((7, 7), (None, 7), (9, 9)):
+        writer = opened(target=target)
+        assert writer.target == expected
+        writer.close()
+
+
+def test_a_new_study_has_fifty_trials_unless_told_otherwise(writer: StudyWriter) -> None:
+    assert writer.target == 50
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../up", "a b", "x" * 65, "a\x1b[31m", "ä"])
+def test_a_name_that_could_leave_the_folder_or_draw_on_the_terminal_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be a study's name"):
+        StudyWriter(name, STORAGE, SETTINGS, target=None)
+
+
+def test_a_missing_study_suggests_the_nearest(writer: StudyWriter) -> None:
+    with pytest.raises(StudyMissing, match="there is no study 'ss'. Try: s"):
+        load_study("ss")
+
+
+def test_no_study_at_all_says_how_to_begin() -> None:
+    with pytest.raises(StudyMissing, match="autofash search"):
+        load_study()
+    assert list_studies() == [] and not Path("studies").exists(), "reading makes nothing"
+
+
+def test_studies_are_listed_the_last_updated_first() -> None:
+    for name in ("a", "b", "a2"):
+        StudyWriter(name, STORAGE, SETTINGS, target=None).close()
+    writer = StudyWriter("b", STORAGE, SETTINGS, target=None)
+    run(writer, 0.5)
+    writer.close()
+    assert [summary.name for summary in list_studies()] == ["b", "a2", "a"]
+    assert load_study().name == "b"
+
+
+def test_every_commit_is_synced_in_full_in_a_rollback_journal(writer: StudyWriter) -> None:
+    engine = writer._study._storage._backend.engine
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+def test_the_ledger_is_the_owners_alone(writer: StudyWriter) -> None:
+    assert Path("studies/studies.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_is_no_database_is_refused_and_not_touched() -> None:
+    Path("studies").mkdir()
+    Path("studies/studies.db").write_bytes(b"not a database, but long enough to look at" * 100)
+    before = Path("studies/studies.db").read_bytes()
+    for use in (opened, lambda: Study("s", STORAGE), list_studies):
+        with pytest.raises(LedgerError) as caught:
+            use()
+        assert caught.value.code == "E-DB-CORRUPT"
+    assert Path("studies/studies.db").read_bytes() == before
+
+
+def test_a_database_of_another_optuna_is_refused(writer: StudyWriter) -> None:
+    writer.close()
+    with sqlite3.connect("studies/studies.db") as database:
+        database.execute("UPDATE version_info SET schema_version = 99")
+        database.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+    with pytest.raises(LedgerError):
+        load_study("s")
+
+
+@pytest.mark.parametrize("storage", ["no url", "sqlite://", "sqlite:///:memory:"])
+def test_a_storage_that_keeps_nothing_is_refused(storage: str) -> None:
+    with pytest.raises(UsageError):
+        StudyWriter("s", storage, SETTINGS, target=None)
+
+
+def test_openings_of_the_test_set_stand_in_the_ledger_even_without_a_result(writer: StudyWriter) -> None:
+    study = load_study("s")
+    number = study.note_opening({"when": "now", "trial": 3})
+    assert load_study("s").openings == [{"when": "now", "trial": 3}]
+    study.note_result(number, {"test_accuracy": 0.9})
+    assert load_study("s").openings == [{"when": "now", "trial": 3, "test_accuracy": 0.9}]
+
+
+def test_a_password_is_never_shown() -> None:
+    from autofash.study.ledger import redacted
+
+    assert "secret" not in redacted("postgresql+psycopg://me:secret@db/optuna")
