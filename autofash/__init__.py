@@ -139,7 +139,9 @@ def search(
     return loop.search(request, listeners)
 
 
-def refit(study: Study | str | None = None, trial: int | None = None, *, data_dir: str | Path | None = None) -> FittedModel:
+def refit(
+    study: Study | str | None = None, trial: int | None = None, *, data_dir: str | Path | None = None
+) -> FittedModel:
     """Train a study's best config, or another trial's, on train + validation, test it once, save it, and prove the file.
 
     study: a Study, a name in the default storage, or None for the one last updated. trial: number; None for the best.

@@ -1,21 +1,21 @@
 """What can go wrong, in one tree; every error says where, what and the fix, and carries its exit code.
 
-    AutofashError                      exit
-    ├── UsageError        E-USAGE        2   a flag or a name that does not exist
-    ├── SpaceError        E-SPACE        2   a space, starter or study file that cannot be used
-    ├── DataError                        3
-    │   ├── DataMissing   E-DATA-MISSING
-    │   └── DataCorrupt   E-DATA-CORRUPT
-    ├── StudyError                       4
-    │   ├── StudyMissing  E-STUDY-MISSING
-    │   ├── StudyBusy     E-STUDY-BUSY
-    │   ├── StudyMismatch E-STUDY-MISMATCH, E-SPACE-MISMATCH, E-DATA-CHANGED
-    │   └── LedgerError   E-DB-…
-    ├── NoTrial           E-NO-TRIAL     5   nothing was completed
-    ├── ResourceError                    6   disk, memory, a server that does not start
-    ├── UnsafeFile        E-UNSAFE-…     7   a file that is not what its manifest vouches for
-    ├── Interrupted                    130   Ctrl-C (143: SIGTERM)
-    └── InfeasibleConfig                 –   a config that no model can be built from; fails one trial
+AutofashError                      exit
+├── UsageError        E-USAGE        2   a flag or a name that does not exist
+├── SpaceError        E-SPACE        2   a space, starter or study file that cannot be used
+├── DataError                        3
+│   ├── DataMissing   E-DATA-MISSING
+│   └── DataCorrupt   E-DATA-CORRUPT
+├── StudyError                       4
+│   ├── StudyMissing  E-STUDY-MISSING
+│   ├── StudyBusy     E-STUDY-BUSY
+│   ├── StudyMismatch E-STUDY-MISMATCH, E-SPACE-MISMATCH, E-DATA-CHANGED
+│   └── LedgerError   E-DB-…
+├── NoTrial           E-NO-TRIAL     5   nothing was completed
+├── ResourceError                    6   disk, memory, a server that does not start
+├── UnsafeFile        E-UNSAFE-…     7   a file that is not what its manifest vouches for
+├── Interrupted                    130   Ctrl-C (143: SIGTERM)
+└── InfeasibleConfig                 –   a config that no model can be built from; fails one trial
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class AutofashError(Exception):
     code = "E-BUG"
     exit_code = 1
 
-    def __init__(self, fact: str | Iterable[Problem], fix: str = "", *, where: str = "", code: str | None = None) -> None:
+    def __init__(
+        self, fact: str | Iterable[Problem], fix: str = "", *, where: str = "", code: str | None = None
+    ) -> None:
         self.problems = (Problem(fact, fix, where),) if isinstance(fact, str) else tuple(fact)
         if code is not None:
             self.code = code

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-# A trial of the shipped spaces on Fashion-MNIST holds 0.7 to 1.1 GB resident (2 cores, TensorFlow 2.21); other data may need more.
+# A trial of the shipped spaces on Fashion-MNIST holds 0.7 to 1.1 GB resident (TensorFlow 2.21); other data may need more.
 MEMORY_PER_TRIAL = 1.5 * 2**30
 MEMORY_RESERVE = 1.0 * 2**30
 
@@ -56,7 +56,8 @@ def plan(workers: int | None = None) -> Plan:
         threads=threads,
         precision=precision,
         devices=(),
-        why=f"{count} at once on {cores} cores{limited}, {threads} thread{'s' if threads > 1 else ''} each, {precision.removeprefix('mixed_')}",
+        why=f"{count} at once on {cores} cores{limited}, {threads} thread{'s' if threads > 1 else ''} each, "
+        + precision.removeprefix("mixed_"),
     )
 
 
@@ -86,7 +87,11 @@ def gpu_names() -> list[str]:
         return []
     try:
         answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=10, check=False
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
@@ -103,9 +108,14 @@ def has_fast_bfloat16() -> bool:
 
 def machine() -> str:
     """This machine in a few words, for manifests and benchmarks."""
-    model = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
     gpus = gpu_names()
-    return f"{usable_cores()} cores, {model}, {psutil.virtual_memory().total / 2**30:.0f} GiB" + (f", {', '.join(gpus)}" if gpus else "")
+    return f"{usable_cores()} cores, {model}, {psutil.virtual_memory().total / 2**30:.0f} GiB" + (
+        f", {', '.join(gpus)}" if gpus else ""
+    )
 
 
 def _lines(path: str) -> list[str]:

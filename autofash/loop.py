@@ -19,7 +19,7 @@ from autofash.executors import Executor, ProcessExecutor
 from autofash.records import EpochReport, Outcome, Started, State, StudySettings, TrialRecord, TrialSpec
 from autofash.space import Space, load_space, load_starters
 from autofash.study import Study, StudyWriter
-from autofash.study.ledger import DEFAULT_STORAGE, artifacts, check_name, list_studies, load_study, storage_exists
+from autofash.study.ledger import DEFAULT_STORAGE, check_name, list_studies, load_study, storage_exists
 from autofash.study.pruners import check_pruner
 from autofash.study.samplers import check_sampler
 
@@ -52,7 +52,15 @@ class SearchRequest:
     starters: bool | None = None  # begin with the known-good configs; default yes
 
 
-DEFAULTS = {"space": "cnn", "epochs": 6, "seed": 0, "sampler": "tpe", "pruner": "asha", "objective": "accuracy", "trials": 50}
+DEFAULTS = {
+    "space": "cnn",
+    "epochs": 6,
+    "seed": 0,
+    "sampler": "tpe",
+    "pruner": "asha",
+    "objective": "accuracy",
+    "trials": 50,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +130,15 @@ def search(
     executor: where trials run; default processes with the task's module loaded. progress: told of a download.
     Raises AutofashError: SpaceError, DataError, StudyError, NoTrial, ResourceError, Interrupted.
     """
-    space, settings, name, prepared = _settled(request, progress)
+    settings, name, prepared = _settled(request, progress)
     plan = hardware.plan(request.workers)
-    writer = StudyWriter(name, request.storage, settings, target=_total(request, name), starters=load_starters() if settings.starters else ())
+    writer = StudyWriter(
+        name,
+        request.storage,
+        settings,
+        target=_total(request, name),
+        starters=load_starters() if settings.starters else (),
+    )
     try:
         writer.note_run(
             {
@@ -158,7 +172,9 @@ class _Search:
         self._running: dict[int, int] = {}  # trial → slot
         self._failures: list[str] = []  # reasons, in a row
         self._exhausted = False
-        self._best = max((trial.value or 0.0 for trial in writer.trials() if trial.state is State.COMPLETE), default=None)
+        self._best = max(
+            (trial.value or 0.0 for trial in writer.trials() if trial.state is State.COMPLETE), default=None
+        )
         self._finished = writer.finished()
         self._began = time.monotonic()
 
@@ -182,7 +198,10 @@ class _Search:
             self._raise_interrupted(stopped[0])
         if not self._writer.read.leaderboard():
             top = max(set(self._failures), key=self._failures.count) if self._failures else why
-            raise NoTrial(f"no trial was completed: {top}", f"autofash show {self._writer.name}, or look into {self._writer.folder}/trials")
+            raise NoTrial(
+                f"no trial was completed: {top}",
+                f"autofash show {self._writer.name}, or look into {self._writer.folder}/trials",
+            )
 
     def _loop(self, executor: Executor, stopped: list[int]) -> str:
         """Run trials until there is a reason to stop, and return it."""
@@ -190,10 +209,18 @@ class _Search:
             why = self._why_enough(stopped)
             if why:
                 return why
-            while len(self._running) < self._plan.workers and self._finished + len(self._running) < self._writer.target and not self._exhausted:
+            while (
+                len(self._running) < self._plan.workers
+                and self._finished + len(self._running) < self._writer.target
+                and not self._exhausted
+            ):
                 self._submit(executor)
             if not self._running:
-                return "the space has nothing left to try" if self._exhausted else f"all {self._finished} trials are finished"
+                return (
+                    "the space has nothing left to try"
+                    if self._exhausted
+                    else f"all {self._finished} trials are finished"
+                )
             for event in executor.events(POLL_SECONDS):
                 match event:
                     case Started():
@@ -264,23 +291,33 @@ class _Search:
 
     def _raise_interrupted(self, number: int) -> None:
         kept = self._writer.finished()
-        error = Interrupted(f"interrupted: {kept} finished trials are kept", f"the same command again, it resumes {self._writer.name}")
+        error = Interrupted(
+            f"interrupted: {kept} finished trials are kept", f"the same command again, it resumes {self._writer.name}"
+        )
         error.exit_code = 128 + number
         raise error
 
 
-def _settled(request: SearchRequest, progress: Progress | None) -> tuple[Space, StudySettings, str, data.PreparedData]:
+def _settled(request: SearchRequest, progress: Progress | None) -> tuple[StudySettings, str, data.PreparedData]:
     """The request with every gap filled: from the study where there is one, else from the defaults."""
     _check(request)
-    known = {found.name for found in list_studies(request.storage)} if request.study is None or storage_exists(request.storage) else set()
-    before = Study(request.study, request.storage).settings if request.study in known and not request.new_study else None
+    known = (
+        {found.name for found in list_studies(request.storage)}
+        if request.study is None or storage_exists(request.storage)
+        else set()
+    )
+    before = (
+        Study(request.study, request.storage).settings if request.study in known and not request.new_study else None
+    )
 
     if request.space is None and before is not None:
         space = Study(str(request.study), request.storage).space
     else:
         wanted = request.space if request.space is not None else DEFAULTS["space"]
         space = wanted if isinstance(wanted, Space) else load_space(str(wanted))
-    dataset, folder, substituted = data.choose(request.dataset or (before.dataset if before else None), request.data_dir, progress)
+    dataset, folder, substituted = data.choose(
+        request.dataset or (before.dataset if before else None), request.data_dir, progress
+    )
     name = request.study or f"{dataset}-{space.name}"
     check_name(name)
     if request.new_study:
@@ -309,7 +346,7 @@ def _settled(request: SearchRequest, progress: Progress | None) -> tuple[Space, 
         starters=request.starters if request.starters is not None else before.starters if before else True,
         substituted=substituted,
     )
-    return space, settings, name, prepared
+    return settings, name, prepared
 
 
 def _check(request: SearchRequest) -> None:
@@ -324,7 +361,7 @@ def _check(request: SearchRequest) -> None:
         except UsageError as error:
             problems.extend(error.problems)
     for name in ("trials", "more", "workers", "epochs"):
-        if (getattr(request, name) or 1) < 1:
+        if getattr(request, name) is not None and getattr(request, name) < 1:
             problems.append(Problem(f"--{name} {getattr(request, name)} is not above 0", f"--{name} 1"))
     if request.seed is not None and not 0 <= request.seed < 2**31:
         problems.append(Problem(f"--seed {request.seed} is not between 0 and {2**31 - 1}", "--seed 0"))

@@ -32,7 +32,15 @@ COMPARED = 1000  # validation images
 Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all (0 where unknown)
 
 
-def refit(study: Study, trial: int | None = None, *, epochs: int | None = None, data_dir: Path | None = None, command: str = "autofash.refit", watch: Watch | None = None) -> FittedModel:
+def refit(
+    study: Study,
+    trial: int | None = None,
+    *,
+    epochs: int | None = None,
+    data_dir: Path | None = None,
+    command: str = "autofash.refit",
+    watch: Watch | None = None,
+) -> FittedModel:
     """Train a trial's config on train + validation, test it once, save it, and prove that the file is the model.
 
     trial: number; None for the best. epochs: to train; None for the trial's best epoch. In either case the learning-rate
@@ -66,11 +74,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
         files = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UnsafeFile("there is no manifest that can be read", "autofash best --export", where=str(folder), code="E-MODEL-INCOMPLETE") from None
+        raise UnsafeFile(
+            "there is no manifest that can be read",
+            "autofash best --export",
+            where=str(folder),
+            code="E-MODEL-INCOMPLETE",
+        ) from None
     for name, told in files.items():
         path = folder / name
         if not path.is_file() or _digest(path) != told["sha256"]:
-            raise UnsafeFile("is missing, or is not what the manifest vouches for", "autofash best --export", where=str(path), code="E-MODEL-INCOMPLETE")
+            raise UnsafeFile(
+                "is missing, or is not what the manifest vouches for",
+                "autofash best --export",
+                where=str(path),
+                code="E-MODEL-INCOMPLETE",
+            )
     return manifest
 
 
@@ -99,9 +117,18 @@ def fit_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     final.save(place)
     _sync(place)
     compared = found.validation_images[:COMPARED]
-    drift = float(np.abs(training.probabilities(keras.models.load_model(place, safe_mode=True), compared) - training.probabilities(final, compared)).max())
+    drift = float(
+        np.abs(
+            training.probabilities(keras.models.load_model(place, safe_mode=True), compared)
+            - training.probabilities(final, compared)
+        ).max()
+    )
     if not drift <= LARGEST_DRIFT:
-        raise ResourceError(f"the saved file answers otherwise than the model: a probability differs by {drift:.2g}", "another trial", code="E-EXPORT-DRIFT")
+        raise ResourceError(
+            f"the saved file answers otherwise than the model: a probability differs by {drift:.2g}",
+            "another trial",
+            code="E-EXPORT-DRIFT",
+        )
     return {
         "drift": drift,
         "parameters": final.count_params(),
@@ -122,17 +149,22 @@ def test_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     with (folder / PREDICTIONS).open("wb") as out:
         np.savez_compressed(out, probabilities=predicted, labels=test.labels)
     _sync(folder / PREDICTIONS)
-    return {f"test_{name}": value for name, value in training.scores(predicted, test.labels).items()} | {"test_images": len(test.labels)}
+    return {f"test_{name}": value for name, value in training.scores(predicted, test.labels).items()} | {
+        "test_images": len(test.labels)
+    }
 
 
-def _refitted(study: Study, record: TrialRecord, epochs: int, data_dir: Path | None, folder: Path, command: str, watch: Watch) -> dict[str, float]:
+def _refitted(
+    study: Study, record: TrialRecord, epochs: int, data_dir: Path | None, folder: Path, command: str, watch: Watch
+) -> dict[str, float]:
     settings = study.settings
     watch("reading the data", 0, 0)
     source = data.locate(settings.dataset, data_dir)
     prepared = data.prepare(settings.dataset, source, seed=settings.seed, validation=settings.validation)
     if prepared.fingerprint != settings.data_fingerprint:
         raise DataError(
-            f"{settings.dataset} is not the data that {study.name} was searched on: {settings.data_fingerprint[:12]} → {prepared.fingerprint[:12]}",
+            f"{settings.dataset} is not the data that {study.name} was searched on: "
+            f"{settings.data_fingerprint[:12]} → {prepared.fingerprint[:12]}",
             "the earlier data, or a new study",
             code="E-DATA-CHANGED",
         )
@@ -149,21 +181,35 @@ def _refitted(study: Study, record: TrialRecord, epochs: int, data_dir: Path | N
         precision=plan.precision,
         device=plan.device(0),
         log=str(log.absolute()),
-        options={"folder": str(folder.absolute()), "epochs": epochs, "dataset": settings.dataset, "source": str(source.absolute())},
+        options={
+            "folder": str(folder.absolute()),
+            "epochs": epochs,
+            "dataset": settings.dataset,
+            "source": str(source.absolute()),
+        },
     )
     watch("starting Keras", 0, 0)
     executor = ProcessExecutor(log=study.folder / "server.log")
     try:
         began = time.monotonic()
-        fitted = _run(executor, spec, lambda said: watch("training on train + validation", said.epoch, epochs), str(log))
+        fitted = _run(
+            executor, spec, lambda said: watch("training on train + validation", said.epoch, epochs), str(log)
+        )
         seconds = time.monotonic() - began
         watch("opening the test set", epochs, epochs)
         # Noted before it is opened, so that no crash can hide an opening.
         opening = study.note_opening({"when": _now(), "command": command, "trial": record.number})
-        tested = _run(executor, TrialSpec(**{**asdict(spec), "task": "autofash.refitting:test_task", "precision": "float32"}), lambda _: None, str(log))
+        tested = _run(
+            executor,
+            TrialSpec(**{**asdict(spec), "task": "autofash.refitting:test_task", "precision": "float32"}),
+            lambda _: None,
+            str(log),
+        )
         study.note_result(opening, dict(tested))
     except KeyboardInterrupt:
-        raise Interrupted("interrupted: nothing was saved, and an earlier export is untouched", "the same command again") from None
+        raise Interrupted(
+            "interrupted: nothing was saved, and an earlier export is untouched", "the same command again"
+        ) from None
     finally:
         executor.close()
     metrics = {**tested, **fitted, "validation_accuracy": record.value or 0.0, "refit_seconds": round(seconds, 3)}
@@ -183,7 +229,9 @@ def _run(executor: Executor, spec: TrialSpec, on_report: Callable[[EpochReport],
                 case Outcome() if event.ending is Ending.DONE:
                     return event.details
                 case Outcome():
-                    raise ResourceError(f"refitting trial {spec.trial} failed: {event.reason}", f"look into {log}", code="E-REFIT")
+                    raise ResourceError(
+                        f"refitting trial {spec.trial} failed: {event.reason}", f"look into {log}", code="E-REFIT"
+                    )
 
 
 def _saved(folder: Path, study: Study, record: TrialRecord, epochs: int) -> FittedModel | None:
@@ -193,12 +241,21 @@ def _saved(folder: Path, study: Study, record: TrialRecord, epochs: int) -> Fitt
     except AutofashError:
         return None
     same = (manifest.get("study"), manifest.get("trial"), manifest.get("epochs"), manifest.get("data_fingerprint"))
-    if same != (study.name, record.number, epochs, study.settings.data_fingerprint) or manifest.get("config") != dict(record.config):
+    if same != (study.name, record.number, epochs, study.settings.data_fingerprint) or manifest.get("config") != dict(
+        record.config
+    ):
         return None
     return FittedModel(folder, folder / MODEL, manifest["metrics"], record.number, repeated=True)
 
 
-def _write_manifest(folder: Path, study: Study, record: TrialRecord, epochs: int, prepared: data.PreparedData, metrics: Mapping[str, float]) -> None:
+def _write_manifest(
+    folder: Path,
+    study: Study,
+    record: TrialRecord,
+    epochs: int,
+    prepared: data.PreparedData,
+    metrics: Mapping[str, float],
+) -> None:
     manifest = {
         "format": FORMAT,
         "study": study.name,
@@ -213,10 +270,16 @@ def _write_manifest(folder: Path, study: Study, record: TrialRecord, epochs: int
         "data_fingerprint": study.settings.data_fingerprint,
         "space_fingerprint": study.settings.space_fingerprint,
         "metrics": dict(metrics),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("autofash", "keras", "numpy", "tensorflow") if _installed(name)}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("autofash", "keras", "numpy", "tensorflow") if _installed(name)},
+        },
         "machine": hardware.machine(),
         "created": _now(),
-        "files": {name: {"sha256": _digest(folder / name), "bytes": (folder / name).stat().st_size} for name in (MODEL, PREDICTIONS)},
+        "files": {
+            name: {"sha256": _digest(folder / name), "bytes": (folder / name).stat().st_size}
+            for name in (MODEL, PREDICTIONS)
+        },
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     _sync(folder / MANIFEST)
@@ -228,7 +291,9 @@ def _folder_beside(folder: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise ResourceError(f"cannot be written: {error.strerror}", f"chmod u+w {folder.parent}", where=str(folder), code="E-EXPORT-DIR") from None
+        raise ResourceError(
+            f"cannot be written: {error.strerror}", f"chmod u+w {folder.parent}", where=str(folder), code="E-EXPORT-DIR"
+        ) from None
 
 
 def _replace(folder: Path, new: Path) -> None:

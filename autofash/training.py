@@ -86,7 +86,9 @@ def optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
             rate = keras.optimizers.schedules.CosineDecay(peak, steps)
         case "onecycle":
             rising = max(1, steps // 4)
-            rate = keras.optimizers.schedules.CosineDecay(peak / 25, max(1, steps - rising), warmup_target=peak, warmup_steps=rising)
+            rate = keras.optimizers.schedules.CosineDecay(
+                peak / 25, max(1, steps - rising), warmup_target=peak, warmup_steps=rising
+            )
     decay = float(config.get("weight_decay", 0.0)) or None
     match config.get("optimizer", "adam"):
         case "sgd":
@@ -172,7 +174,9 @@ def device_touched() -> bool:
 class _Reporting(keras.callbacks.Callback):
     """Reports after each epoch, and stops the fit when the verdict says so."""
 
-    def __init__(self, spec: TrialSpec, watched: tuple[Array, Array] | None, report: Report, images_per_epoch: int) -> None:
+    def __init__(
+        self, spec: TrialSpec, watched: tuple[Array, Array] | None, report: Report, images_per_epoch: int
+    ) -> None:
         super().__init__()
         self._spec, self._watched, self._report, self._images = spec, watched, report, images_per_epoch
         self._begun = time.monotonic()

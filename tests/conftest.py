@@ -1,4 +1,4 @@
-"""What every test gets: an empty folder to work in, a data cache shared by the run, and the project's root on the path of children."""
+"""What every test gets: an empty folder, a data cache of the run, and the project on the path of its children."""
 
 import os
 from collections.abc import Iterator

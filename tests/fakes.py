@@ -26,7 +26,9 @@ def accuracy_of(config: Mapping[str, Any], epoch: int) -> float:
 
 def report_of(spec: TrialSpec, epoch: int, objective: float) -> EpochReport:
     """A report in which all that is not the objective is made up."""
-    return EpochReport(spec.trial, epoch, objective, objective, 1 - objective, objective, 1 - objective, 1000 * epoch, 0.1 * epoch)
+    return EpochReport(
+        spec.trial, epoch, objective, objective, 1 - objective, objective, 1 - objective, 1000 * epoch, 0.1 * epoch
+    )
 
 
 def learn(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
@@ -61,8 +63,8 @@ def leave_the_numbers(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
 def die_once(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     """In its first attempt at each seed, be killed in the second epoch, as by the system for want of memory."""
     mark = Path(os.environ["AUTOFASH_FAKE_MARKS"]) / str(spec.seed)
-    report(report_of(spec, 1, 0.5))
     if not mark.exists():
+        report(report_of(spec, 1, 0.5))
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return learn(spec, report)
@@ -83,4 +85,9 @@ def spin(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
 
 def tell_about_itself(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     """Say what the process is like."""
-    return {"pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "device": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "session": os.getsid(0),
+        "device": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+    }

@@ -23,7 +23,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for command in (search.search, best.best, show.show, studies.studies, dashboard.dashboard, spaces.spaces, baselines.baselines):
+for command in (
+    search.search,
+    best.best,
+    show.show,
+    studies.studies,
+    dashboard.dashboard,
+    spaces.spaces,
+    baselines.baselines,
+):
     app.command()(command)
 
 
@@ -52,7 +60,11 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        complain(errors.AutofashError(f"{type(error).__name__}: {error}", "the same command with --debug, and report what it shows"))
+        complain(
+            errors.AutofashError(
+                f"{type(error).__name__}: {error}", "the same command with --debug, and report what it shows"
+            )
+        )
         code = 1
     sys.exit(code or 0)
 

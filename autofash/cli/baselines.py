@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,10 @@ from autofash.cli.options import DataDir, Json, Storage, storage_url
 
 
 def baselines(
-    dataset: Annotated[str | None, typer.Option(help="fashion_mnist, mnist, cifar10 or digits.", show_default="fashion_mnist, or digits offline")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="fashion_mnist, mnist, cifar10 or digits.", show_default="fashion_mnist, or digits offline"),
+    ] = None,
     data_dir: DataDir = None,
     storage: Storage = None,
     json: Json = False,
@@ -25,7 +28,7 @@ def baselines(
     """
     from autofash import loop
     from autofash.cli import screen
-    from autofash.cli.terminal import console, percent, print_json, table
+    from autofash.cli.terminal import brief, console, percent, print_json, table
     from autofash.refitting import refit
     from autofash.space import load_space
 
@@ -49,19 +52,43 @@ def baselines(
     else:
         study = loop.search(request, [screen.PlainLines()])
 
-    rows, records = [], {str(record.config["config"]): record for record in study.trials() if record.finished}
+    rows: list[dict[str, Any]] = []
+    records = {str(record.config["config"]): record for record in study.trials() if record.finished}
     with console.status("") as status:
         for name, named in space.configs.items():
             record = records[name]
             status.update(f"{name}: training on train + validation")
             metrics = refit(
-                study, record.number, epochs=int(named.config["epochs"]), data_dir=data_dir, command="autofash baselines"
+                study,
+                record.number,
+                epochs=int(named.config["epochs"]),
+                data_dir=data_dir,
+                command="autofash baselines",
             ).metrics
-            rows.append({"name": name, "claim": named.claim, "about": named.about, "trial": record.number, "epochs": len(record.curve), "validation_accuracy": record.value, **metrics})
+            rows.append(
+                {
+                    "name": name,
+                    "claim": named.claim,
+                    "about": named.about,
+                    "trial": record.number,
+                    "epochs": len(record.curve),
+                    "validation_accuracy": record.value,
+                    **metrics,
+                }
+            )
     if json:
         print_json({"study": study.name, "baselines": rows})
         return
-    made = table("baseline", "published", "train>", "validation>", "test>", "parameters>", "recipe", title=f"\n{study.name}: claimed and measured")
+    made = table(
+        "baseline",
+        "published",
+        "train>",
+        "validation>",
+        "test>",
+        "parameters>",
+        "recipe",
+        title=f"\n{study.name}: claimed and measured",
+    )
     for row in rows:
         made.add_row(
             str(row["name"]),
@@ -70,7 +97,9 @@ def baselines(
             percent(row["validation_accuracy"]),
             percent(row["test_accuracy"]),
             f"{row['parameters']:,}",
-            str(row["about"]),
+            brief(str(row["about"])),
         )
     console.print(made)
-    console.print("[dim]train and test: after training on all training images, without augmentation or dropout; validation: the search's split[/]")
+    console.print(
+        "[dim]train and test: trained on all training images; validation: trained on the search's share of them[/]"
+    )

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autofash.cli.terminal import config_text, duration, percent, sparkline, state_text, table
+from autofash.cli.terminal import brief, config_text, duration, percent, sparkline, state_text, table
 from autofash.loop import SearchBegan, SearchEnded, SearchEvent, TrialBegan, TrialEnded, TrialReported
 from autofash.records import EpochReport, Started, State, TrialRecord
 from autofash.study import Study
@@ -26,7 +26,6 @@ class LiveScreen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._drawn, transient=True)
         self._began: SearchBegan | None = None
         self._since = time.monotonic()
         self._note = "reading the data"
@@ -35,12 +34,15 @@ class LiveScreen:
         self._recent: deque[TrialRecord] = deque(maxlen=RECENT)
         self._finished = self._at_start = self._pruned = 0
         self._best: TrialRecord | None = None
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._drawn, transient=True)
 
     def __enter__(self) -> LiveScreen:
         self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._live.stop()
 
     def download(self, name: str, done: int, total: int) -> None:
@@ -91,7 +93,11 @@ class LiveScreen:
         assert self._began is not None
         total, elapsed = self._began.target, time.monotonic() - self._since
         here = self._finished - self._at_start
-        left = f"{duration(elapsed / here * (total - self._finished))} left" if here >= 2 and self._finished < total else ""
+        left = (
+            f"{duration(elapsed / here * (total - self._finished))} left"
+            if here >= 2 and self._finished < total
+            else ""
+        )
         row = Table.grid(padding=(0, 2, 0, 0))
         row.add_row(
             Text(f"{self._finished} of {total} trials", style="bold"),
@@ -117,7 +123,7 @@ class LiveScreen:
                 f"{len(reports)}/{begun.epochs}",
                 Text(sparkline([r.objective for r in reports]), style="cyan"),
                 percent(max((r.objective for r in reports), default=None)),
-                _one_line(config_text(begun.config, 8)),
+                brief(config_text(begun.config, 8), "dim"),
             )
         return made
 
@@ -130,7 +136,7 @@ class LiveScreen:
                 Text(sparkline(record.curve), style="dim"),
                 percent(record.value),
                 duration(record.seconds),
-                _one_line(record.why or config_text(record.config, 6)),
+                brief(record.why or config_text(record.config, 6), "dim"),
             )
         return made
 
@@ -156,7 +162,8 @@ class PlainLines:
             case TrialEnded(record=record):
                 value = f" {percent(record.value)}" if record.value is not None else ""
                 what = record.why or config_text(record.config)
-                print(f"{event.finished}/{event.target}  trial {record.number} {record.state}{value} in {duration(record.seconds)}: {what}", flush=True)
+                head = f"{event.finished}/{event.target}  trial {record.number} {record.state}{value}"
+                print(f"{head} in {duration(record.seconds)}: {what}", flush=True)
             case SearchEnded():
                 print(f"{event.why} ({duration(event.seconds)})", flush=True)
             case _:
@@ -170,9 +177,17 @@ def opening_lines(event: SearchBegan) -> list[Text]:
     lines = []
     if settings.substituted:
         lines.append(
-            Text(f"{settings.substituted} was not found and could not be fetched: searching on {settings.dataset} instead.", style="bold yellow")
+            Text(
+                f"{settings.substituted} was not found and could not be fetched: searching on {settings.dataset} instead.",
+                style="bold yellow",
+            )
         )
-    lines.append(Text.assemble((event.study.name, "bold"), f"  {settings.space} on {prepared.dataset}, by {settings.sampler} and {settings.pruner}"))
+    lines.append(
+        Text.assemble(
+            (event.study.name, "bold"),
+            f"  {settings.space} on {prepared.dataset}, by {settings.sampler} and {settings.pruner}",
+        )
+    )
     lines.append(
         Text(
             f"{prepared.train:,} training and {prepared.validation:,} validation images of {height} × {width} × {channels}, "
@@ -200,18 +215,23 @@ def print_result(console: Console, study: Study, rows: int = 5) -> None:
             str(record.best_epoch),
             duration(record.seconds),
             Text(sparkline(record.curve), style="cyan"),
-            config_text(record.config, 9),
+            brief(config_text(record.config, 9)),
         )
     console.print(made)
     finished = summary.complete + summary.pruned
     failed = f", {summary.failed} failed" if summary.failed else ""
-    console.print(Text(f"{finished} of {summary.trials} trials finished: {summary.complete} complete, {summary.pruned} pruned{failed}", style="dim"))
+    console.print(
+        Text(
+            f"{finished} of {summary.trials} trials finished: {summary.complete} complete, {summary.pruned} pruned{failed}",
+            style="dim",
+        )
+    )
     if finished >= summary.trials:
-        console.print(Text.assemble("\nNothing is left to do. Add trials: ", (f"autofash search --study {study.name} --more 20", "bold")))
+        console.print(
+            Text.assemble(
+                "\nNothing is left to do. Add trials: ", (f"autofash search --study {study.name} --more 20", "bold")
+            )
+        )
     else:
         console.print(Text.assemble("\nGo on:            ", (f"autofash search --study {study.name}", "bold")))
     console.print(Text.assemble("Keep the best:    ", (f"autofash best {study.name} --export", "bold")))
-
-
-def _one_line(text: str) -> Text:
-    return Text(text, style="dim", no_wrap=True, overflow="ellipsis")

@@ -12,26 +12,65 @@ from autofash.cli.options import MORE, DataDir, Json, Storage, storage_url
 
 
 def search(
-    definition: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A study definition (TOML); flags override it.", show_default=False)] = None,
-    trials: Annotated[int | None, typer.Option(help="Finished trials in all; the study's own total, or 50.", show_default=False)] = None,
-    more: Annotated[int | None, typer.Option(help="Finished trials beyond the study's total.", show_default=False)] = None,
-    budget: Annotated[str | None, typer.Option(metavar="TIME", help="Stop after this much wall clock: 30m, 90s, 1h30m.", show_default=False)] = None,
-    space: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="What to search; `autofash spaces` lists them.", show_default="cnn")] = None,
+    definition: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="A study definition (TOML); flags override it.", show_default=False),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Finished trials in all; the study's own total, or 50.", show_default=False)
+    ] = None,
+    more: Annotated[
+        int | None, typer.Option(help="Finished trials beyond the study's total.", show_default=False)
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Stop after this much wall clock: 30m, 90s, 1h30m.", show_default=False),
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="What to search; `autofash spaces` lists them.", show_default="cnn"),
+    ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="fashion_mnist, mnist, cifar10 or digits.", show_default="fashion_mnist, or digits offline")
+        str | None,
+        typer.Option(help="fashion_mnist, mnist, cifar10 or digits.", show_default="fashion_mnist, or digits offline"),
     ] = None,
-    study: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the study.", show_default="<dataset>-<space>")] = None,
-    workers: Annotated[int | None, typer.Option(help="Trials at once.", show_default="as many as the machine has room for")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Most epochs of each trial.", show_default="6", rich_help_panel=MORE)] = None,
-    target: Annotated[float | None, typer.Option(help="Stop once a trial reaches this, such as 0.93.", rich_help_panel=MORE, show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of split, sampler and trials.", show_default="0", rich_help_panel=MORE)] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, random, grid, qmc or cmaes.", show_default="tpe", rich_help_panel=MORE)] = None,
-    pruner: Annotated[str | None, typer.Option(help="asha, hyperband, median or none.", show_default="asha", rich_help_panel=MORE)] = None,
-    objective: Annotated[str | None, typer.Option(help="accuracy or macro_f1.", show_default="accuracy", rich_help_panel=MORE)] = None,
+    study: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the study.", show_default="<dataset>-<space>")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Trials at once.", show_default="as many as the machine has room for")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Most epochs of each trial.", show_default="6", rich_help_panel=MORE)
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="Stop once a trial reaches this, such as 0.93.", rich_help_panel=MORE, show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of split, sampler and trials.", show_default="0", rich_help_panel=MORE)
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="tpe, random, grid, qmc or cmaes.", show_default="tpe", rich_help_panel=MORE)
+    ] = None,
+    pruner: Annotated[
+        str | None, typer.Option(help="asha, hyperband, median or none.", show_default="asha", rich_help_panel=MORE)
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="accuracy or macro_f1.", show_default="accuracy", rich_help_panel=MORE)
+    ] = None,
     starters: Annotated[
-        bool | None, typer.Option("--starters/--no-starters", help="Begin with the known-good configs.", show_default="yes", rich_help_panel=MORE)
+        bool | None,
+        typer.Option(
+            "--starters/--no-starters",
+            help="Begin with the known-good configs.",
+            show_default="yes",
+            rich_help_panel=MORE,
+        ),
     ] = None,
-    new_study: Annotated[bool, typer.Option("--new-study", help="Begin another study rather than resume.", rich_help_panel=MORE)] = False,
+    new_study: Annotated[
+        bool, typer.Option("--new-study", help="Begin another study rather than resume.", rich_help_panel=MORE)
+    ] = False,
     data_dir: DataDir = None,
     storage: Storage = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,

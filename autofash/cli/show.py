@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def show(
     study: StudyArgument = None,
-    trial: Annotated[int | None, typer.Option(metavar="N", help="One trial, with its config and curve.", show_default=False)] = None,
+    trial: Annotated[
+        int | None, typer.Option(metavar="N", help="One trial, with its config and curve.", show_default=False)
+    ] = None,
     storage: Storage = None,
     json: Json = False,
 ) -> None:
@@ -37,7 +39,15 @@ def show(
         record = found.trial(trial)
         print_json({"study": found.name, "trial": plain(record)}) if json else print_trial(console, found, record)
     elif json:
-        print_json({"study": plain(found.summary()), "settings": plain(found.settings), "openings": found.openings, "runs": found.runs, "trials": plain(found.trials())})
+        print_json(
+            {
+                "study": plain(found.summary()),
+                "settings": plain(found.settings),
+                "openings": found.openings,
+                "runs": found.runs,
+                "trials": plain(found.trials()),
+            }
+        )
     else:
         print_study(console, found)
 
@@ -46,17 +56,22 @@ def print_study(console: Console, study: Study) -> None:
     """What the study is, and all its trials, the best first."""
     from rich.text import Text
 
-    from autofash.cli.terminal import config_text, duration, percent, sparkline, state_text, table
+    from autofash.cli.terminal import brief, config_text, duration, percent, say, sparkline, state_text, table
 
     summary, settings = study.summary(), study.settings
-    console.print(f"[bold]{study.name}[/]  {settings.space} on {settings.dataset}, by {settings.sampler} and {settings.pruner}, seed {settings.seed}")
-    console.print(
-        f"[dim]{summary.complete + summary.pruned} of {summary.trials} trials finished: {summary.complete} complete, {summary.pruned} pruned, {summary.failed} failed; "
-        f"test set opened {len(study.openings)} times[/]\n"
+    how = f"{settings.space} on {settings.dataset}, by {settings.sampler} and {settings.pruner}, seed {settings.seed}"
+    say(f"[bold]{study.name}[/]  {how}")
+    counts = f"{summary.complete} complete, {summary.pruned} pruned, {summary.failed} failed"
+    finished = summary.complete + summary.pruned
+    opened = len(study.openings)
+    say(
+        f"[dim]{finished} of {summary.trials} trials finished: {counts}; test set opened {opened} time{'s' * (opened != 1)}[/]\n"
     )
     rank = {record.number: place for place, record in enumerate(study.leaderboard(), 1)}
     made = table("trial>", "", "validation>", "curve", "epochs>", "time>", "config, or why it ended")
-    for record in sorted(study.trials(), key=lambda r: (rank.get(r.number, len(rank) + 1), -(r.value or 0.0), r.number)):
+    for record in sorted(
+        study.trials(), key=lambda r: (rank.get(r.number, len(rank) + 1), -(r.value or 0.0), r.number)
+    ):
         made.add_row(
             str(record.number),
             state_text(record.state),
@@ -64,7 +79,7 @@ def print_study(console: Console, study: Study) -> None:
             Text(sparkline(record.curve), style="cyan"),
             str(len(record.curve)),
             duration(record.seconds) if record.seconds else "–",
-            Text(record.why or config_text(record.config, 8), style="dim", no_wrap=True, overflow="ellipsis"),
+            brief(record.why or config_text(record.config, 8), "dim"),
         )
     console.print(made)
 
@@ -76,15 +91,31 @@ def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
     from autofash.cli.terminal import duration, percent, table, value_text
 
     ranked = [other.number for other in study.leaderboard()]
-    place = f"rank {ranked.index(record.number) + 1} of {len(ranked)} complete" if record.number in ranked else f"{record.state}: {record.why}" if record.why else str(record.state)
+    place = (
+        f"rank {ranked.index(record.number) + 1} of {len(ranked)} complete"
+        if record.number in ranked
+        else f"{record.state}: {record.why}"
+        if record.why
+        else str(record.state)
+    )
     console.print(f"[bold]{study.name}[/] trial {record.number}, {place}, {record.origin}, {duration(record.seconds)}")
-    console.print(f"validation {study.settings.objective.replace('_', ' ')}  [bold green]{percent(record.value)}[/]" + (f"  in epoch {record.best_epoch}" if record.best_epoch else "") + "\n")
+    console.print(
+        f"validation {study.settings.objective.replace('_', ' ')}  [bold green]{percent(record.value)}[/]"
+        + (f"  in epoch {record.best_epoch}" if record.best_epoch else "")
+        + "\n"
+    )
     config = table("parameter", "value>")
     for name, value in record.config.items():
         config.add_row(name, value_text(value))
     curve = table("epoch>", "validation>", "loss>", "training>", "time>")
     for report in record.reports:
-        curve.add_row(str(report.epoch), percent(report.objective), f"{report.loss:.4f}", percent(report.train_accuracy), duration(report.seconds))
+        curve.add_row(
+            str(report.epoch),
+            percent(report.objective),
+            f"{report.loss:.4f}",
+            percent(report.train_accuracy),
+            duration(report.seconds),
+        )
     console.print(Columns([config, curve] if record.reports else [config], padding=(0, 4)))
     log = study.folder / "trials" / str(record.number) / "log.txt"
     if log.exists():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from autofash.cli.options import Json
 
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
 
 
 def spaces(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME|FILE]", help="Show this space.", show_default=False)] = None,
-    check: Annotated[Path | None, typer.Option(metavar="FILE", help="Validate a space file; every problem is named.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE]", help="Show this space.", show_default=False)
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Validate a space file; every problem is named.", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the search spaces, show one, or check a file of your own.
@@ -26,21 +32,26 @@ def spaces(
 
     **autofash spaces --check my_space.toml**
     """
-    from autofash.cli.terminal import config_text, console, print_json, table
+    from autofash.cli.terminal import brief, config_text, console, print_json, say, table
     from autofash.space import load_space, shipped_spaces
 
     if check is not None:
         space = load_space(check)
-        console.print(f"{check}: [green]fine[/]: family {space.family}, {len(space.params)} parameters, fingerprint {space.fingerprint[:12]}")
+        say(f"{escape(str(check))}: [green]fine[/], family {space.family}, {len(space.params)} parameters")
         return
     if name is None:
         found = [load_space(shipped) for shipped in shipped_spaces()]
         if json:
-            print_json([{"name": space.name, "about": space.about, "fingerprint": space.fingerprint, **space.table()} for space in found])
+            print_json(
+                [
+                    {"name": space.name, "about": space.about, "fingerprint": space.fingerprint, **space.table()}
+                    for space in found
+                ]
+            )
             return
         made = table("space", "parameters>", "about")
         for space in found:
-            made.add_row(space.name, str(len(space.params)), space.about)
+            made.add_row(space.name, str(len(space.params)), brief(space.about))
         console.print(made)
         return
     space = load_space(name)
@@ -51,11 +62,15 @@ def spaces(
     if space.configs:
         made = table("config", "parameters")
         for config in space.configs.values():
-            made.add_row(config.name, config_text(config.config))
+            made.add_row(config.name, brief(config_text(config.config)))
     else:
         made = table("parameter", "values", "only when")
         for parameter, param in space.params.items():
-            made.add_row(parameter, _values(param), ", ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in param.when.items()))
+            made.add_row(
+                parameter,
+                _values(param),
+                ", ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in param.when.items()),
+            )
     console.print(made)
 
 

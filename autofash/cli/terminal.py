@@ -9,6 +9,7 @@ from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +21,24 @@ console = Console(highlight=False)
 BARS = "▁▂▃▄▅▆▇█"
 STATE_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
 # The parameters that tell most about a config come first; the rest follow in the order of the space.
-FIRST = ("config", "family", "conv_blocks", "stages", "depth", "width", "kernel_size", "normalization", "activation", "optimizer", "learning_rate")
+FIRST = (
+    "config",
+    "family",
+    "conv_blocks",
+    "stages",
+    "depth",
+    "width",
+    "kernel_size",
+    "normalization",
+    "activation",
+    "optimizer",
+    "learning_rate",
+)
+
+
+def say(text: str) -> None:
+    """A line with rich's markup, never wrapped: what stands in it may be copied whole."""
+    console.print(text, soft_wrap=True)
 
 
 def percent(fraction: float | None) -> str:
@@ -54,7 +72,9 @@ def value_text(value: object) -> str:
 def config_text(config: Mapping[str, object], most: int | None = None) -> str:
     """A config on one line, the telling parameters first; at most this many."""
     order = [name for name in FIRST if name in config] + [name for name in config if name not in FIRST]
-    parts = [value_text(config[name]) if name == "family" else f"{name} {value_text(config[name])}" for name in order[:most]]
+    parts = [
+        value_text(config[name]) if name == "family" else f"{name} {value_text(config[name])}" for name in order[:most]
+    ]
     return printable(", ".join(parts))
 
 
@@ -69,12 +89,21 @@ def ago(moment: datetime) -> str:
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """An empty table in the house's look; a column whose name ends in > is set flush right."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in columns:
-        # What is said last may be cut short; figures never are.
-        made.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", no_wrap=True, overflow="ellipsis", ratio=None)
+    """An empty table in the house's look; a column whose name ends in > is set flush right.
+
+    Where it is too wide, the last column gives way: figures are never cut. Its cells are made by `brief`.
+    """
+    made = Table(title=title, box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    made.title_justify, made.title_style = "left", "bold"
+    for place, name in enumerate(columns, 1):
+        justify: Literal["left", "right"] = "right" if name.endswith(">") else "left"
+        made.add_column(name.rstrip(">"), justify=justify, no_wrap=place < len(columns))
     return made
+
+
+def brief(text: str, style: str = "") -> Text:
+    """Text on one line, cut short where it does not fit."""
+    return Text(printable(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def state_text(state: str) -> Text:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from autofash.records import Config
 
-Array = np.ndarray
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ def erased(images: Array, share: float, rng: np.random.Generator) -> Array:
     """
     count, height, width = images.shape[:3]
     side = rng.integers(max(1, min(height, width) // 8), max(2, min(height, width) // 2 + 1), count)
-    top, left = (rng.random((2, count)) * (np.array([[height], [width]]) - side + 1)).astype(np.int64)
+    top = rng.integers(0, height - side + 1)
+    left = rng.integers(0, width - side + 1)
     rows, columns = np.arange(height), np.arange(width)
     in_rows = (rows >= top[:, None]) & (rows < (top + side)[:, None])
     in_columns = (columns >= left[:, None]) & (columns < (left + side)[:, None])
@@ -93,7 +95,10 @@ def mixed(images: Array, targets: Array, alpha: float, rng: np.random.Generator)
     weight = float(rng.beta(alpha, alpha))
     other = rng.permutation(len(images))
     # In 16 bits: weight as a whole number of 1/256, exact to half a grey level.
-    share = np.uint16(round(weight * 256))
-    blend = (images * share + images[other] * (np.uint16(256) - share) + np.uint16(128)) >> np.uint16(8)
-    weight = float(share) / 256
+    share = round(weight * 256)
+    blend = images.astype(np.uint16) * np.uint16(share)
+    blend += images[other] * np.uint16(256 - share)
+    blend += np.uint16(127)
+    blend >>= np.uint16(8)
+    weight = share / 256
     return blend.astype(np.uint8), (weight * targets + (1 - weight) * targets[other]).astype(np.float32)

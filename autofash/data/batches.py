@@ -16,7 +16,9 @@ class Batches(keras.utils.PyDataset):
     The last images that fill no batch are left out of an epoch; the next shuffle brings them back.
     """
 
-    def __init__(self, images: Array, labels: Array, classes: int, *, batch_size: int, augmentation: Augmentation, seed: int) -> None:
+    def __init__(
+        self, images: Array, labels: Array, classes: int, *, batch_size: int, augmentation: Augmentation, seed: int
+    ) -> None:
         """images: uint8 (n, height, width, channels); labels: int64 (n,)."""
         super().__init__(workers=1, use_multiprocessing=False)
         self._images, self._labels = images, labels

@@ -59,7 +59,10 @@ def prepare(dataset: str, folder: Path, *, seed: int, validation: float) -> Prep
         return _written(place, dataset, folder, seed, validation)
     except OSError as error:
         raise ResourceError(
-            f"the data cache cannot be written: {error.strerror}", "AUTOFASH_CACHE_DIR=a folder with room", where=str(place), code="E-CACHE"
+            f"the data cache cannot be written: {error.strerror}",
+            "AUTOFASH_CACHE_DIR=a folder with room",
+            where=str(place),
+            code="E-CACHE",
         ) from None
 
 
@@ -86,16 +89,24 @@ def checked(images: Array, labels: Array, classes: tuple[str, ...], *, where: st
     images = images[..., None] if images.ndim == 3 else images
     problems = []
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        problems.append(Problem(f"images are {images.dtype} {images.shape}, want uint8 (n, height, width, 1 or 3)", "", where))
+        problems.append(
+            Problem(f"images are {images.dtype} {images.shape}, want uint8 (n, height, width, 1 or 3)", "", where)
+        )
     if len(images) != len(labels):
-        problems.append(Problem(f"{len(images):,} images but {len(labels):,} labels", "the files of one data set", where))
+        problems.append(
+            Problem(f"{len(images):,} images but {len(labels):,} labels", "the files of one data set", where)
+        )
     outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if outside.size:
-        problems.append(Problem(f"row {outside[0]}: label {labels[outside[0]]}, want 0 to {len(classes) - 1}", "", where))
+        problems.append(
+            Problem(f"row {outside[0]}: label {labels[outside[0]]}, want 0 to {len(classes) - 1}", "", where)
+        )
     else:
         empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
         if empty.size:
-            problems.append(Problem(f"no image of {', '.join(classes[i] for i in empty)}", "leave the class out", where))
+            problems.append(
+                Problem(f"no image of {', '.join(classes[i] for i in empty)}", "leave the class out", where)
+            )
     if problems:
         raise DataError(problems)
     return Images(np.ascontiguousarray(images), labels, classes)
@@ -106,7 +117,9 @@ _ARRAYS = ("train_images", "train_labels", "validation_images", "validation_labe
 
 def _described(place: Path) -> PreparedData:
     told = json.loads((place / "data.json").read_text())
-    prepared = PreparedData(**{**told, "folder": str(place), "classes": tuple(told["classes"]), "image_shape": tuple(told["image_shape"])})
+    prepared = PreparedData(
+        **{**told, "folder": str(place), "classes": tuple(told["classes"]), "image_shape": tuple(told["image_shape"])}
+    )
     data = load(place)  # raises ValueError when a file is cut short
     if (len(data.train_images), len(data.validation_images)) != (prepared.train, prepared.validation):
         raise ValueError("the arrays are not the described ones")
@@ -119,7 +132,9 @@ def _written(place: Path, dataset: str, folder: Path, seed: int, validation: flo
     from sklearn.model_selection import train_test_split
 
     try:
-        train, held = train_test_split(np.arange(len(whole.labels)), test_size=validation, random_state=seed, stratify=whole.labels)
+        train, held = train_test_split(
+            np.arange(len(whole.labels)), test_size=validation, random_state=seed, stratify=whole.labels
+        )
     except ValueError as error:
         raise DataError(f"{dataset} cannot be split: {error}", "another validation share") from None
     train, held = np.sort(train), np.sort(held)

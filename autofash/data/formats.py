@@ -1,4 +1,4 @@
-"""File formats of the built-in data sets, read without trust: headers are checked before memory is taken, nothing is unpickled."""
+"""File formats of the built-in data sets, read without trust: headers first, memory later, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def read_idx(path: Path) -> Array:
         with gzip.open(path) as stream:
             magic = stream.read(4)
             if len(magic) < 4 or magic[:3] != b"\x00\x00\x08" or not 1 <= magic[3] <= 4:
-                raise DataCorrupt(f"not an idx file of bytes: it begins with {magic.hex()}", "fetch the file again", where=str(path))
+                raise DataCorrupt(
+                    f"not an idx file of bytes: it begins with {magic.hex()}", "fetch the file again", where=str(path)
+                )
             shape = tuple(int(n) for n in np.frombuffer(stream.read(4 * magic[3]), ">u4"))
             size = math.prod(shape)
             if len(shape) != magic[3] or size > LARGEST_ARRAY:
@@ -36,7 +38,9 @@ def read_idx(path: Path) -> Array:
     except (OSError, EOFError, zlib.error) as error:
         raise DataCorrupt(f"cannot be read: {error}", "fetch the file again", where=str(path)) from None
     if len(content) != size:
-        raise DataCorrupt(f"holds {len(content):,} bytes where its header claims {size:,}", "fetch the file again", where=str(path))
+        raise DataCorrupt(
+            f"holds {len(content):,} bytes where its header claims {size:,}", "fetch the file again", where=str(path)
+        )
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
@@ -64,7 +68,11 @@ def read_cifar(path: Path, members: tuple[str, ...]) -> tuple[Array, Array]:
                 stream = archive.extractfile(f"cifar-10-batches-bin/{member}")
                 content = stream.read(LARGEST_ARRAY) if stream else b""
                 if not content or len(content) % 3073:
-                    raise DataCorrupt(f"{member} holds {len(content):,} bytes, no multiple of 3,073", "fetch the file again", where=str(path))
+                    raise DataCorrupt(
+                        f"{member} holds {len(content):,} bytes, no multiple of 3,073",
+                        "fetch the file again",
+                        where=str(path),
+                    )
                 parts.append(np.frombuffer(content, np.uint8).reshape(-1, 3073))
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         raise DataCorrupt(f"cannot be read: {error}", "fetch the file again", where=str(path)) from None

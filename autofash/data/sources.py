@@ -92,7 +92,18 @@ SOURCES: dict[str, Source] = {
         },
         folder="fashion-mnist",
         origin="https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
-        classes=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        classes=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
         train=_idx_pair("train"),
         test=_idx_pair("t10k"),
         about="60,000 + 10,000 pictures of clothes, 28 × 28 grey (Xiao et al. 2017, arXiv:1708.07747)",
@@ -185,11 +196,15 @@ def _verify(path: Path, digest: str) -> None:
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", f"chmod +r {path}", where=str(path), code="E-DATA-UNREADABLE") from None
+        raise DataError(
+            f"cannot be read: {error.strerror}", f"chmod +r {path}", where=str(path), code="E-DATA-UNREADABLE"
+        ) from None
     if found != digest:
         size = path.stat().st_size
         raise DataCorrupt(
-            f"is corrupt or cut short ({size:,} bytes): expected SHA-256 {digest}, found {found}", f"rm {path}, and run again", where=str(path)
+            f"is corrupt or cut short ({size:,} bytes): expected SHA-256 {digest}, found {found}",
+            f"rm {path}, and run again",
+            where=str(path),
         )
 
 
@@ -205,7 +220,8 @@ def _fetch(dataset: str, wanted: Source, progress: Progress | None) -> Path:
         reason = getattr(error, "reason", None) or error.strerror or error
         raise DataMissing(
             f"{dataset} was not found and could not be fetched ({reason})",
-            f"put {', '.join(wanted.files)} into {folder}, or name their folder with --data-dir or AUTOFASH_DATA_DIR, or --dataset digits",
+            f"put {', '.join(wanted.files)} into {folder}, or name their folder with --data-dir or AUTOFASH_DATA_DIR, "
+            "or --dataset digits",
         ) from None
     for name, digest in wanted.files.items():
         _verify(folder / name, digest)
@@ -227,5 +243,9 @@ def _download(address: str, path: Path, digest: str, progress: Progress | None) 
         os.fsync(out.fileno())
     if seen.hexdigest() != digest:
         beside.unlink()
-        raise DataCorrupt(f"what came is not the published file: expected SHA-256 {digest}, found {seen.hexdigest()}", "run again", where=address)
+        raise DataCorrupt(
+            f"what came is not the published file: expected SHA-256 {digest}, found {seen.hexdigest()}",
+            "run again",
+            where=address,
+        )
     beside.rename(path)

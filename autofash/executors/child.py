@@ -25,10 +25,10 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def serve(channel: Channel) -> NoReturn:
     """Run the task that the channel's first message describes, say how it ended, and end this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's
-    first, *_ = channel.wait() or [None]
-    if first is None:
+    told = channel.wait()
+    if told is None:
         os._exit(0)
-    spec = TrialSpec(**first)
+    spec = TrialSpec(**told[0])
     _write_to(spec.log)
     if spec.device:
         os.environ["CUDA_VISIBLE_DEVICES"] = spec.device

@@ -91,7 +91,11 @@ class ProcessExecutor:
 
     def _start(self) -> None:
         if self._restarts > MOST_RESTARTS:
-            raise ResourceError("the process that starts trials died again and again", f"look into {self._log or 'its log'}", code="E-SERVER")
+            raise ResourceError(
+                "the process that starts trials died again and again",
+                f"look into {self._log or 'its log'}",
+                code="E-SERVER",
+            )
         ours, theirs = socket.socketpair()
         os.set_inheritable(theirs.fileno(), True)
         out = self._log.open("ab") if self._log else None
@@ -103,10 +107,18 @@ class ProcessExecutor:
                 stdout=out or subprocess.DEVNULL,
                 stderr=out or subprocess.DEVNULL,
                 # One thread after `import keras`, which is what makes forking safe; a trial raises its own counts.
-                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+                env={
+                    "TF_CPP_MIN_LOG_LEVEL": "2",
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "OPENBLAS_NUM_THREADS": "1",
+                    "PYTHONUNBUFFERED": "1",
+                },
             )
         except OSError as error:
-            raise ResourceError(f"no process can be started: {error.strerror}", "close some programs", code="E-SERVER") from None
+            raise ResourceError(
+                f"no process can be started: {error.strerror}", "close some programs", code="E-SERVER"
+            ) from None
         finally:
             theirs.close()
             if out:
@@ -123,7 +135,11 @@ class ProcessExecutor:
             if "failed" in message:
                 cause = message["failed"].strip().splitlines()[-1]
                 self.close()
-                raise ResourceError(f"{self._preload} cannot be imported: {cause}", f"{sys.executable} -c 'import {self._preload}'", code="E-SERVER")
+                raise ResourceError(
+                    f"{self._preload} cannot be imported: {cause}",
+                    f"{sys.executable} -c 'import {self._preload}'",
+                    code="E-SERVER",
+                )
             if "ready" in message:
                 self.started_as = message["start"]
             elif message.get("exited") in self._running:
@@ -188,4 +204,6 @@ def _cause_of_death(status: int) -> str:
     if status >= 0:
         return f"its process ended with exit code {status} without a word"
     name = signal.Signals(-status).name
-    return f"its process was killed by signal {-status} ({name})" + (", perhaps for want of memory" if -status == signal.SIGKILL else "")
+    return f"its process was killed by signal {-status} ({name})" + (
+        ", perhaps for want of memory" if -status == signal.SIGKILL else ""
+    )

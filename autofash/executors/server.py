@@ -123,7 +123,8 @@ class _Server:
     def _started(self, descriptor: int) -> int:
         os.set_inheritable(descriptor, True)
         process = subprocess.Popen(
-            [sys.executable, "-m", "autofash.executors.child", str(descriptor), str(os.getpid())], pass_fds=(descriptor,)
+            [sys.executable, "-m", "autofash.executors.child", str(descriptor), str(os.getpid())],
+            pass_fds=(descriptor,),
         )
         self._spawned[process.pid] = process
         return process.pid

@@ -41,4 +41,6 @@ def build(config: Config, image_shape: tuple[int, int, int], classes: int) -> ke
     try:
         return function(image_shape, classes, **options)
     except ValueError as error:  # Keras's word for shapes that do not fit
-        raise InfeasibleConfig(f"{family} cannot be built on {image_shape} images: {str(error).splitlines()[0]}") from error
+        raise InfeasibleConfig(
+            f"{family} cannot be built on {image_shape} images: {str(error).splitlines()[0]}"
+        ) from error

@@ -26,8 +26,8 @@ def cnn(
 ) -> keras.Model:
     """`conv_blocks` blocks of `depth` convolutions; each block halves the image, each after the first doubles the channels.
 
-    width: channels of the first block. The pooling comes before normalization and activation, which then
-    work on a quarter of the elements (a third of a step saved at 28 × 28 pixels; docs/LOG.md). dropout: of whole channels, after each block
+    width: channels of the first block. The pooling comes before normalization and activation, which then work on
+    a quarter of the elements (docs/LOG.md has the figures). dropout: of whole channels, after each block
     (of single pixels it makes a step 1.6 times as long: random numbers are dear on a CPU).
     Raises InfeasibleConfig when the blocks pool away the last pixel.
     """

@@ -65,7 +65,7 @@ def space_from_table(table: Mapping[str, Any], *, name: str, where: str) -> Spac
     params = {"config": ChoiceParam(values=list(configs))} if parsed.family == "fixed" else parsed.params
     problems = []
     if configs and parsed.family != "fixed":
-        problems.append(Problem("configs go with family = \"fixed\"", "leave [configs] out", where))
+        problems.append(Problem('configs go with family = "fixed"', "leave [configs] out", where))
     if parsed.params and parsed.family == "fixed":
         problems.append(Problem("a fixed space has configs, no params", "leave [params] out", where))
     if not params and not problems:
@@ -84,10 +84,16 @@ def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a table. Raises SpaceError where it cannot be read, is too large, or is not TOML."""
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise SpaceError(f"{path.stat().st_size:,} bytes are too many", f"a file below {LARGEST_FILE:,} bytes", where=str(path))
+            raise SpaceError(
+                f"{path.stat().st_size:,} bytes are too many", f"a file below {LARGEST_FILE:,} bytes", where=str(path)
+            )
         return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
-        raise SpaceError(f"cannot be read: {error.strerror}", "another path, or one of " + ", ".join(shipped_spaces()), where=str(path)) from None
+        raise SpaceError(
+            f"cannot be read: {error.strerror}",
+            "another path, or one of " + ", ".join(shipped_spaces()),
+            where=str(path),
+        ) from None
     except UnicodeDecodeError as error:
         raise SpaceError(f"byte {error.start} is not UTF-8", "save the file as UTF-8", where=str(path)) from None
     except tomllib.TOMLDecodeError as error:
@@ -118,9 +124,13 @@ def problems_of(error: ValidationError, where: str, keys: Sequence[str] = ()) ->
             case "union_tag_not_found":
                 problems.append(Problem("type is missing", 'type = "int", "float", "choice" or "bool"', place))
             case "union_tag_invalid":
-                problems.append(Problem(*unknown("type", str(context.get("tag")), ["int", "float", "choice", "bool"]), place))
+                problems.append(
+                    Problem(*unknown("type", str(context.get("tag")), ["int", "float", "choice", "bool"]), place)
+                )
             case _:
-                problems.append(Problem(f"{_shown(found['input'])}: {found['msg'][:1].lower()}{found['msg'][1:]}", "", place))
+                problems.append(
+                    Problem(f"{_shown(found['input'])}: {found['msg'][:1].lower()}{found['msg'][1:]}", "", place)
+                )
     return list({(p.where, p.fact): p for p in problems}.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
@@ -15,19 +16,21 @@ GRID_LIMIT = 1_000_000  # values of one parameter; more is no grid
 
 
 class _Param(BaseModel):
+    """What the four kinds share; each adds `grid`, `holds` and `draw`, and what can be wrong with it."""
+
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    when: Mapping[str, list[Value]] = Field(default_factory=dict)  # earlier parameter → values with which this one is searched
+    when: Mapping[str, list[Value]] = Field(default_factory=dict)  # earlier parameter → values that call for this one
 
     def faults(self) -> Iterator[Fault]:
-        """What is wrong within this parameter."""
+        """Key, fact and fix of everything that is wrong within this parameter."""
         for name, values in self.when.items():
             if not values:
                 yield "when", f"{name} = [] is never met", f'when = {{ {name} = ["a value of it"] }}'
+        yield from self._own_faults()
 
-    def grid(self) -> list[Value] | None:
-        """Every value, or None where they are not countable."""
-        raise NotImplementedError
+    def _own_faults(self) -> Iterator[Fault]:
+        yield from ()
 
 
 class IntParam(_Param):
@@ -39,19 +42,23 @@ class IntParam(_Param):
     step: int = 1
     log: bool = False
 
-    def faults(self) -> Iterator[Fault]:
-        yield from super().faults()
+    def _own_faults(self) -> Iterator[Fault]:
         yield from _range_faults(self.low, self.high, self.log)
         if self.step < 1:
             yield "step", f"step = {self.step} is not above 0", "step = 1"
         elif self.log and self.step != 1:
             yield "step", "step and log exclude each other", "leave one out"
         elif self.high > self.low and (self.high - self.low) % self.step:
-            yield "step", f"step = {self.step} does not divide {self.high} - {self.low}", f"high = {self.high - (self.high - self.low) % self.step}"
+            yield (
+                "step",
+                f"step = {self.step} does not divide {self.high} - {self.low}",
+                f"high = {self.high - (self.high - self.low) % self.step}",
+            )
         if max(abs(self.low), abs(self.high)) > 2**53:
             yield "high", "a bound beyond 2**53 is not exact", "a smaller range"
 
     def grid(self) -> list[Value] | None:
+        """Every value, or None where they cannot be counted."""
         values = range(self.low, self.high + 1, self.step)
         return list(values) if len(values) <= GRID_LIMIT else None
 
@@ -59,6 +66,12 @@ class IntParam(_Param):
         """Whether the value is one of this parameter's."""
         whole = isinstance(value, int) and not isinstance(value, bool)
         return whole and self.low <= int(value) <= self.high and (int(value) - self.low) % self.step == 0
+
+    def draw(self, rng: random.Random) -> Value:
+        """A random value; by its logarithm where log is set."""
+        if not self.log:
+            return rng.randrange(self.low, self.high + 1, self.step)
+        return min(max(round(_log_uniform(self.low, self.high, rng)), self.low), self.high)
 
 
 class FloatParam(_Param):
@@ -70,8 +83,7 @@ class FloatParam(_Param):
     step: float | None = None
     log: bool = False
 
-    def faults(self) -> Iterator[Fault]:
-        yield from super().faults()
+    def _own_faults(self) -> Iterator[Fault]:
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             yield "low", "low and high must be finite", "low = 0.0"
             return
@@ -84,9 +96,14 @@ class FloatParam(_Param):
             yield "step", "step and log exclude each other", "leave one out"
         elif self.high > self.low and not _divides(self.step, self.high - self.low):
             steps = math.floor((self.high - self.low) / self.step)
-            yield "step", f"step = {self.step:g} does not divide {self.high:g} - {self.low:g}", f"high = {self.low + steps * self.step:g}"
+            yield (
+                "step",
+                f"step = {self.step:g} does not divide {self.high:g} - {self.low:g}",
+                f"high = {self.low + steps * self.step:g}",
+            )
 
     def grid(self) -> list[Value] | None:
+        """Every value, or None where they cannot be counted."""
         if self.low == self.high:
             return [self.low]
         if self.step is None or (self.high - self.low) / self.step > GRID_LIMIT:
@@ -100,6 +117,13 @@ class FloatParam(_Param):
             return False
         return self.step is None or _divides(self.step, value - self.low)
 
+    def draw(self, rng: random.Random) -> Value:
+        """A random value; by its logarithm where log is set."""
+        if self.step is not None:
+            return round(self.low + self.step * rng.randint(0, round((self.high - self.low) / self.step)), 12)
+        drawn = _log_uniform(self.low, self.high, rng) if self.log else rng.uniform(self.low, self.high)
+        return min(max(drawn, self.low), self.high)
+
 
 class ChoiceParam(_Param):
     """One of these values, without an order."""
@@ -107,8 +131,7 @@ class ChoiceParam(_Param):
     type: Literal["choice"] = "choice"
     values: list[Value]
 
-    def faults(self) -> Iterator[Fault]:
-        yield from super().faults()
+    def _own_faults(self) -> Iterator[Fault]:
         if not self.values:
             yield "values", "values = [] leaves nothing to choose", "name at least one value"
         seen: list[tuple[type, Value]] = []
@@ -120,11 +143,16 @@ class ChoiceParam(_Param):
             seen.append((type(value), value))
 
     def grid(self) -> list[Value] | None:
+        """Every value, or None where they cannot be counted."""
         return list(self.values)
 
     def holds(self, value: Value) -> bool:
         """Whether the value is one of this parameter's."""
         return any(value == own and isinstance(value, bool) == isinstance(own, bool) for own in self.values)
+
+    def draw(self, rng: random.Random) -> Value:
+        """A random value."""
+        return rng.choice(self.values)
 
 
 class BoolParam(_Param):
@@ -133,11 +161,16 @@ class BoolParam(_Param):
     type: Literal["bool"] = "bool"
 
     def grid(self) -> list[Value] | None:
+        """Every value, or None where they cannot be counted."""
         return [False, True]
 
     def holds(self, value: Value) -> bool:
         """Whether the value is one of this parameter's."""
         return isinstance(value, bool)
+
+    def draw(self, rng: random.Random) -> Value:
+        """A random value."""
+        return rng.random() < 0.5
 
 
 Param = Annotated[IntParam | FloatParam | ChoiceParam | BoolParam, Field(discriminator="type")]
@@ -148,6 +181,10 @@ def _range_faults(low: float, high: float, log: bool) -> Iterator[Fault]:
         yield "low", f"low = {low:g} is above high = {high:g}", f"low = {high:g}, high = {low:g}"
     if log and low <= 0:
         yield "low", f"log = true needs low above 0, and low = {low:g}", "low = 1e-6, or leave log out"
+
+
+def _log_uniform(low: float, high: float, rng: random.Random) -> float:
+    return float(low * (high / low) ** rng.random())
 
 
 def _divides(step: float, span: float) -> bool:

@@ -63,7 +63,7 @@ class Space:
 
     def sample(self, rng: random.Random) -> Config:
         """A random config; log parameters are drawn by their logarithm."""
-        return self.walk(lambda _, param: draw(param, rng))
+        return self.walk(lambda _, param: param.draw(rng))
 
     def grid(self) -> Iterator[Config]:
         """Every config, conditional parameters included where they apply, in the order of the file.
@@ -74,7 +74,8 @@ class Space:
         endless = [name for name, found in values.items() if found is None]
         if endless:
             raise SpaceError(
-                Problem("a float without a step has no grid", "step = … in it, or --sampler qmc", self._where(name)) for name in endless
+                Problem("a float without a step has no grid", "step = … in it, or --sampler qmc", self._where(name))
+                for name in endless
             )
         names = list(self.params)
 
@@ -123,7 +124,10 @@ class Space:
 
     def table(self) -> dict[str, object]:
         """The space as its TOML holds it; what the ledger keeps."""
-        params = {name: {key: value for key, value in param.model_dump().items() if value not in (None, {})} for name, param in self.params.items()}
+        params = {
+            name: {key: value for key, value in param.model_dump().items() if value not in (None, {})}
+            for name, param in self.params.items()
+        }
         table: dict[str, object] = {"format": 1, "family": self.family, "params": params}
         if self.configs:
             table["configs"] = {name: dict(named.config) for name, named in self.configs.items()}
@@ -166,7 +170,11 @@ class Space:
             return
         known = vocabulary(self.family)
         if self.family == "all" and "family" not in self.params:
-            yield Problem("a space of all families needs [params.family]", 'type = "choice", values = ["mlp", "cnn"]', self.where or self.name)
+            yield Problem(
+                "a space of all families needs [params.family]",
+                'type = "choice", values = ["mlp", "cnn"]',
+                self.where or self.name,
+            )
         earlier: list[str] = []
         for name, param in self.params.items():
             where = self._where(name)
@@ -181,13 +189,16 @@ class Space:
             for parent, wanted in param.when.items():
                 if parent not in earlier:
                     later = "stands below it" if parent in self.params else "does not exist"
-                    yield Problem(f"when names {parent!r}, which {later}", f"one of {', '.join(earlier) or 'none so far'}", where)
+                    yield Problem(
+                        f"when names {parent!r}, which {later}", f"one of {', '.join(earlier) or 'none so far'}", where
+                    )
                     continue
                 for value in wanted:
                     if not self.params[parent].holds(value):
-                        yield Problem(f"when {parent} = {value!r} is never met: {parent} cannot be that", "a value of it", where)
+                        yield Problem(
+                            f"when {parent} = {value!r} is never met: {parent} cannot be that", "a value of it", where
+                        )
             earlier.append(name)
-
 
     def _config_problems(self) -> Iterator[Problem]:
         if not self.configs:
@@ -212,18 +223,6 @@ def config_faults(config: Config) -> Iterator[tuple[str, str]]:
             yield f"{name} = {fact}", _within(known[name])
 
 
-def draw(param: Param, rng: random.Random) -> Value:
-    """A random value of the parameter."""
-    values = param.grid() if not isinstance(param, FloatParam) or param.step is not None else None
-    if values is not None and not getattr(param, "log", False):
-        return rng.choice(values)
-    assert isinstance(param, IntParam | FloatParam)
-    if not param.log:
-        return rng.uniform(param.low, param.high) if isinstance(param, FloatParam) else rng.randrange(param.low, param.high + 1, param.step)
-    drawn = param.low * (param.high / param.low) ** rng.random()
-    return min(max(drawn, param.low), param.high) if isinstance(param, FloatParam) else min(max(round(drawn), param.low), param.high)
-
-
 def _outside(limits: Limits, param: Param) -> Iterator[str]:
     match param:
         case IntParam() | FloatParam():
@@ -237,7 +236,9 @@ def _outside(limits: Limits, param: Param) -> Iterator[str]:
 
 def _within(limits: Limits) -> str:
     low, high, words = getattr(limits, "low", None), getattr(limits, "high", None), getattr(limits, "words", None)
-    return f"{low:g} to {high:g}" if low is not None else f"values from {', '.join(words)}" if words else 'type = "bool"'
+    return (
+        f"{low:g} to {high:g}" if low is not None else f"values from {', '.join(words)}" if words else 'type = "bool"'
+    )
 
 
 def _short(table: object) -> str:

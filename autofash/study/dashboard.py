@@ -75,7 +75,10 @@ class _Snapshot:
                 return
             source = sqlite_path(self._source)
             if source is not None:
-                reading, writing = sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30.0), sqlite3.connect(self._path, timeout=30.0)
+                reading, writing = (
+                    sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30.0),
+                    sqlite3.connect(self._path, timeout=30.0),
+                )
                 try:
                     reading.backup(writing)  # one short read transaction: the search waits for milliseconds at most
                 finally:
@@ -86,14 +89,19 @@ class _Snapshot:
                 fresh.unlink(missing_ok=True)
                 for found in open_storage(self._source).get_all_studies():
                     optuna.copy_study(
-                        from_study_name=found.study_name, from_storage=self._source, to_storage=f"sqlite:///{fresh}", to_study_name=found.study_name
+                        from_study_name=found.study_name,
+                        from_storage=self._source,
+                        to_storage=f"sqlite:///{fresh}",
+                        to_study_name=found.study_name,
                     )
                 with sqlite3.connect(fresh) as reading, sqlite3.connect(self._path, timeout=30.0) as writing:
                     reading.backup(writing)
             self._renewed = time.monotonic()
 
 
-def _guarded(app: Callable[[dict[str, Any], Start], Iterable[bytes]], snapshot: _Snapshot) -> Callable[[dict[str, Any], Start], Iterable[bytes]]:
+def _guarded(
+    app: Callable[[dict[str, Any], Start], Iterable[bytes]], snapshot: _Snapshot
+) -> Callable[[dict[str, Any], Start], Iterable[bytes]]:
     """The app behind a check of host and method, its snapshot renewed before it answers."""
 
     def answer(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
@@ -101,7 +109,9 @@ def _guarded(app: Callable[[dict[str, Any], Start], Iterable[bytes]], snapshot: 
         if host not in (HOST, "localhost"):
             return _refuse(start, "403 Forbidden", "This dashboard answers to 127.0.0.1 and localhost only.")
         if environ["REQUEST_METHOD"] != "GET":
-            return _refuse(start, "405 Method Not Allowed", "This dashboard shows a snapshot: nothing can be changed here.")
+            return _refuse(
+                start, "405 Method Not Allowed", "This dashboard shows a snapshot: nothing can be changed here."
+            )
         if str(environ.get("PATH_INFO", "")).startswith("/api/studies"):
             try:
                 snapshot.renew()

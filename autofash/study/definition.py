@@ -38,7 +38,11 @@ def load_definition(path: Path) -> StudyDefinition:
         definition = StudyDefinition.model_validate(read_toml(path))
     except ValidationError as error:
         raise SpaceError(problems_of(error, str(path), list(StudyDefinition.model_fields))) from None
-    if definition.space is not None and definition.space.endswith(".toml") and (path.parent / definition.space).exists():
+    if (
+        definition.space is not None
+        and definition.space.endswith(".toml")
+        and (path.parent / definition.space).exists()
+    ):
         return definition.model_copy(update={"space": str(path.parent / definition.space)})
     return definition
 

@@ -21,11 +21,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autofash.errors import LedgerError, NoTrial, StudyMissing, UsageError, unknown
 from autofash.records import Config, EpochReport, State, StudySettings, StudySummary, TrialRecord
-from autofash.space import Space, space_from_table
+from autofash.space import space_from_table
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 FORMAT = 1
+LOCK_SECONDS = 120.0
 DEFAULT_STORAGE = "sqlite:///studies/studies.db"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 STATES = {
@@ -45,7 +46,9 @@ class Study:
         self.name, self.storage = name, storage
         with ledger_errors(storage):
             if not storage_exists(storage):
-                raise StudyMissing(f"there is no study {name!r}: {redacted(storage)} does not exist yet", "autofash search --trials 50")
+                raise StudyMissing(
+                    f"there is no study {name!r}: {redacted(storage)} does not exist yet", "autofash search --trials 50"
+                )
             opened = open_storage(storage)
             known = [found.study_name for found in opened.get_all_studies()]
             if name not in known:
@@ -213,17 +216,27 @@ def create_or_load(name: str, storage: str, settings: StudySettings | None, targ
 
 
 def open_storage(storage: str, *, write: bool = False) -> RDBStorage:
-    """Optuna's storage behind a URL. A writer of SQLite syncs every commit in full and waits two minutes for a lock."""
+    """Optuna's storage behind a URL. A writer of SQLite syncs every commit in full; everybody waits two minutes for a lock."""
     path = sqlite_path(storage)
-    if write and path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    opened = RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": 120.0}} if path is not None else None)
-    if write and path is not None:
+    if path is None:
+        return RDBStorage(storage)
+    if write and not path.exists():
+        _create_database(path)
+    opened = RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
+    if write:
         sqlalchemy.event.listen(opened.engine, "connect", _pragmas)
         opened.engine.dispose()  # connections from before the listener
     return opened
+
+
+def _create_database(path: Path) -> None:
+    """Make an empty ledger beside its place, and rename it: no reader ever finds half a schema. Under the creation lock."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    os.close(os.open(beside, os.O_CREAT | os.O_RDWR, 0o600))
+    RDBStorage(f"sqlite:///{beside}").engine.dispose()
+    beside.rename(path)
 
 
 def _pragmas(connection: Any, _: Any) -> None:
@@ -279,14 +292,33 @@ def ledger_errors(storage: str) -> Iterator[None]:
         text = str(getattr(error, "__cause__", None) or error)
         where = redacted(storage)
         if "malformed" in text or "not a database" in text:
-            raise LedgerError("the database is damaged; it was not touched", "a copy of it, or --storage with a new file", where=where, code="E-DB-CORRUPT") from error
+            raise LedgerError(
+                "the database is damaged; it was not touched",
+                "a copy of it, or --storage with a new file",
+                where=where,
+                code="E-DB-CORRUPT",
+            ) from error
         if "readonly" in text or "unable to open" in text or isinstance(error, PermissionError):
-            raise LedgerError("the database cannot be written", f"chmod u+rw {where}, and its folder", where=where, code="E-DB-READONLY") from error
+            raise LedgerError(
+                "the database cannot be written",
+                f"chmod u+rw {where}, and its folder",
+                where=where,
+                code="E-DB-READONLY",
+            ) from error
         if "locked" in text:
-            raise LedgerError("the database was locked for two minutes", "again when the program that holds it is done", where=where, code="E-DB-LOCKED") from error
+            raise LedgerError(
+                "the database was locked for two minutes",
+                "again when the program that holds it is done",
+                where=where,
+                code="E-DB-LOCKED",
+            ) from error
         if "full" in text:
-            raise LedgerError("the disk is full", "the same command, once there is room", where=where, code="E-DISK-FULL") from error
-        raise LedgerError(f"the database refuses: {text.splitlines()[0][:200]}", "--storage with another database", where=where) from error
+            raise LedgerError(
+                "the disk is full", "the same command, once there is room", where=where, code="E-DISK-FULL"
+            ) from error
+        raise LedgerError(
+            f"the database refuses: {text.splitlines()[0][:200]}", "--storage with another database", where=where
+        ) from error
     except RuntimeError as error:
         if "version" not in str(error):
             raise

@@ -21,7 +21,10 @@ class StudyLock:
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise StudyBusy(f"process {holder(folder) or 'unknown'} is searching the study {name}", "wait for it, or --study with another name") from None
+            raise StudyBusy(
+                f"process {holder(folder) or 'unknown'} is searching the study {name}",
+                "wait for it, or --study with another name",
+            ) from None
         self._holder.write_text(str(os.getpid()))
 
     def release(self) -> None:

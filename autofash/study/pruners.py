@@ -19,7 +19,9 @@ def _none(epochs: int) -> BasePruner:
 
 
 def _median(epochs: int) -> BasePruner:
-    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)  # steps are epochs, from 1: the first prunes nobody
+    return optuna.pruners.MedianPruner(
+        n_startup_trials=5, n_warmup_steps=2
+    )  # steps are epochs, from 1: the first prunes nobody
 
 
 def _asha(epochs: int) -> BasePruner:
@@ -30,7 +32,12 @@ def _hyperband(epochs: int) -> BasePruner:
     return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=REDUCTION)
 
 
-PRUNERS: dict[str, Callable[[int], BasePruner]] = {"asha": _asha, "hyperband": _hyperband, "median": _median, "none": _none}
+PRUNERS: dict[str, Callable[[int], BasePruner]] = {
+    "asha": _asha,
+    "hyperband": _hyperband,
+    "median": _median,
+    "none": _none,
+}
 
 
 def check_pruner(name: str) -> None:

@@ -37,11 +37,15 @@ class GridSampler(BaseSampler):
         """Nothing is drawn jointly."""
         return {}
 
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
         """Nothing is drawn jointly."""
         return {}
 
-    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Value:
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Value:
         """The chosen config's value."""
         return self._chosen[trial.number][param_name]
 
@@ -66,13 +70,18 @@ def _qmc(space: Space, seed: int, trial_seed: int) -> BaseSampler:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna's major version is pinned
         # The study's seed, not the trial's: the points are those of one sequence.
         return optuna.samplers.QMCSampler(
-            scramble=True, seed=seed, independent_sampler=optuna.samplers.RandomSampler(seed=trial_seed), warn_independent_sampling=False
+            scramble=True,
+            seed=seed,
+            independent_sampler=optuna.samplers.RandomSampler(seed=trial_seed),
+            warn_independent_sampling=False,
         )
 
 
 def _cmaes(space: Space, seed: int, trial_seed: int) -> BaseSampler:
     return optuna.samplers.CmaEsSampler(
-        seed=trial_seed, independent_sampler=optuna.samplers.RandomSampler(seed=trial_seed), warn_independent_sampling=False
+        seed=trial_seed,
+        independent_sampler=optuna.samplers.RandomSampler(seed=trial_seed),
+        warn_independent_sampling=False,
     )
 
 
@@ -116,7 +125,8 @@ def suggest(trial: optuna.Trial, space: Space) -> Config:
             case FloatParam():
                 return trial.suggest_float(name, param.low, param.high, step=param.step, log=param.log)
             case ChoiceParam():
-                chosen: Value = trial.suggest_categorical(name, param.values)
+                chosen = trial.suggest_categorical(name, param.values)
+                assert chosen is not None
                 return chosen
             case BoolParam():
                 return bool(trial.suggest_categorical(name, [False, True]))

@@ -26,7 +26,7 @@ from autofash.records import (
     Verdict,
 )
 from autofash.space import NamedConfig, Space, space_from_table
-from autofash.study.ledger import Study, as_json, artifacts, check_name, create_or_load, ledger_errors, noted_config
+from autofash.study.ledger import Study, artifacts, as_json, check_name, create_or_load, ledger_errors, noted_config
 from autofash.study.lock import StudyLock
 from autofash.study.pruners import check_pruner, make_pruner, why_pruned
 from autofash.study.samplers import check_sampler, make_sampler, suggest, untried
@@ -59,7 +59,15 @@ class _Open:
 class StudyWriter:
     """A study, opened by the one process that may write it."""
 
-    def __init__(self, name: str, storage: str, settings: StudySettings, *, target: int | None, starters: Sequence[NamedConfig] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        storage: str,
+        settings: StudySettings,
+        *,
+        target: int | None,
+        starters: Sequence[NamedConfig] = (),
+    ) -> None:
         """Open the study, or make it with these settings; then queue again whatever a dead writer left running.
 
         target: trials in all; None: what the study has, else 50.
@@ -122,11 +130,18 @@ class StudyWriter:
         """
         with ledger_errors(self.read.storage):
             for duplicates in range(MOST_DUPLICATES):
-                if not self._queued() and (self._settings.sampler == "grid" or duplicates >= PATIENCE) and not self._queue_untried(duplicates):
+                if (
+                    not self._queued()
+                    and (self._settings.sampler == "grid" or duplicates >= PATIENCE)
+                    and not self._queue_untried(duplicates)
+                ):
                     return None
                 number = len(self._study.get_trials(deepcopy=False))
                 self._study.sampler = make_sampler(
-                    self._settings.sampler, self._space, seed=self._settings.seed, trial_seed=seed_of(self._settings.seed, number)
+                    self._settings.sampler,
+                    self._space,
+                    seed=self._settings.seed,
+                    trial_seed=seed_of(self._settings.seed, number),
                 )
                 trial = self._study.ask()
                 config = self._space.expand(suggest(trial, self._space))
@@ -148,7 +163,9 @@ class StudyWriter:
             running.trial.report(report.objective, report.epoch)
             self._study.pruner = make_pruner(self._settings.pruner, self._settings.epochs)
             if report.epoch < self._settings.epochs and running.trial.should_prune():
-                running.stopped = why_pruned(self._settings.pruner, self._study, report.trial, report.epoch, report.objective)
+                running.stopped = why_pruned(
+                    self._settings.pruner, self._study, report.trial, report.epoch, report.objective
+                )
                 return Verdict.stop(running.stopped)
         return Verdict.go()
 
@@ -212,9 +229,19 @@ class StudyWriter:
             self._study.enqueue_trial(dict(params), user_attrs={"queued": dict(params)})
         return bool(left)
 
-    def _close(self, running: _Open, state: TrialState, why: str, seconds: float, value: float | None, details: Mapping[str, Any]) -> None:
+    def _close(
+        self,
+        running: _Open,
+        state: TrialState,
+        why: str,
+        seconds: float,
+        value: float | None,
+        details: Mapping[str, Any],
+    ) -> None:
         # Attributes first: a finished trial's cannot be changed any more.
-        running.trial.set_user_attr("reports", as_json([asdict(report) for report in running.reports if math.isfinite(report.objective)]))
+        running.trial.set_user_attr(
+            "reports", as_json([asdict(report) for report in running.reports if math.isfinite(report.objective)])
+        )
         running.trial.set_user_attr("seconds", seconds)
         for key, noted in {"why": why, **details}.items():
             if noted != "":
@@ -258,7 +285,9 @@ class StudyWriter:
         """Whoever holds the lock owns every RUNNING trial; a new holder runs none yet, so these are a dead writer's."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.params or noted_config(trial):
-                self._queue_again(trial, int(trial.user_attrs.get("deaths", 0)))  # first, so that a crash here loses nothing
+                self._queue_again(
+                    trial, int(trial.user_attrs.get("deaths", 0))
+                )  # first, so that a crash here loses nothing
             handle = optuna.Trial(self._study, trial._trial_id)
             handle.set_user_attr("why", "the search was killed")
             self._study.tell(handle, state=TrialState.FAIL)
@@ -272,23 +301,30 @@ def seed_of(seed: int, trial: int) -> int:
 def _check_same(study: Study, settings: StudySettings) -> None:
     """Raise StudyMismatch with every difference that a resumed search may not have."""
     before = study.settings
-    differing = [f.name for f in fields(StudySettings) if f.name in FIXED_SETTINGS and getattr(before, f.name) != getattr(settings, f.name)]
+    differing = [
+        f.name
+        for f in fields(StudySettings)
+        if f.name in FIXED_SETTINGS and getattr(before, f.name) != getattr(settings, f.name)
+    ]
     if not differing:
         return
     lines, code = [], "E-STUDY-MISMATCH"
     for name in differing:
         match name:
             case "space_fingerprint":
-                now = space_from_table(settings.space_table, name=settings.space, where=settings.space)
-                lines.append("another space: " + "; ".join(now.difference(before.space_table)))
+                asked = space_from_table(settings.space_table, name=settings.space, where=settings.space)
+                lines.append("another space: " + "; ".join(asked.difference(before.space_table)))
                 code = "E-SPACE-MISMATCH"
             case "data_fingerprint":
-                lines.append(f"other data: {before.dataset} {before.data_fingerprint[:12]} → {settings.dataset} {settings.data_fingerprint[:12]}")
+                was, now = (f"{found.dataset} {found.data_fingerprint[:12]}" for found in (before, settings))
+                lines.append(f"other data: {was} → {now}")
                 code = "E-DATA-CHANGED"
             case _:
                 lines.append(f"{name} {getattr(before, name)} → {getattr(settings, name)}")
     raise StudyMismatch(
-        f"the study {study.name} was begun with {'; '.join(lines)}", "--new-study to begin another beside it, or the earlier settings", code=code
+        f"the study {study.name} was begun with {'; '.join(lines)}",
+        "--new-study to begin another beside it, or the earlier settings",
+        code=code,
     )
 
 

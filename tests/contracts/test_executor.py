@@ -8,7 +8,10 @@ import pytest
 from autofash.executors import Event, Executor, InlineExecutor, ProcessExecutor
 from autofash.records import Ending, EpochReport, Outcome, Started, TrialSpec, Verdict
 
-MAKERS: dict[str, Callable[[], Executor]] = {"inline": InlineExecutor, "processes": lambda: ProcessExecutor("tests.fakes")}
+MAKERS: dict[str, Callable[[], Executor]] = {
+    "inline": InlineExecutor,
+    "processes": lambda: ProcessExecutor("tests.fakes"),
+}
 
 
 @pytest.fixture(params=list(MAKERS))
@@ -19,10 +22,14 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
 
 
 def spec(trial: int = 0, task: str = "learn", epochs: int = 3) -> TrialSpec:
-    return TrialSpec(trial, {"family": "cnn", "learning_rate": 2e-3}, seed=1, epochs=epochs, data="", task=f"tests.fakes:{task}")
+    return TrialSpec(
+        trial, {"family": "cnn", "learning_rate": 2e-3}, seed=1, epochs=epochs, data="", task=f"tests.fakes:{task}"
+    )
 
 
-def everything(executor: Executor, trials: int = 1, verdict: Callable[[EpochReport], Verdict] = lambda _: Verdict.go()) -> list[Event]:
+def everything(
+    executor: Executor, trials: int = 1, verdict: Callable[[EpochReport], Verdict] = lambda _: Verdict.go()
+) -> list[Event]:
     """All events until this many outcomes, every report answered."""
     seen: list[Event] = []
     deadline = time.monotonic() + 30
@@ -41,7 +48,9 @@ def test_a_trial_starts_reports_and_ends_in_this_order(executor: Executor) -> No
     assert [type(event) for event in events] == [Started, EpochReport, EpochReport, EpochReport, Outcome]
     assert [event.epoch for event in events if isinstance(event, EpochReport)] == [1, 2, 3]
     end = events[-1]
-    assert isinstance(end, Outcome) and (end.ending, end.details) == (Ending.DONE, {"parameters": 7}) and end.seconds > 0
+    assert (
+        isinstance(end, Outcome) and (end.ending, end.details) == (Ending.DONE, {"parameters": 7}) and end.seconds > 0
+    )
 
 
 def test_a_trial_waits_for_the_answer_and_obeys_a_stop(executor: Executor) -> None:
@@ -62,7 +71,10 @@ def test_several_trials_run_at_once_and_are_told_apart(executor: Executor) -> No
 def test_an_exception_is_the_trials_outcome_on_one_line(executor: Executor) -> None:
     executor.submit(spec(task="raise_an_error"))
     end = everything(executor)[-1]
-    assert isinstance(end, Outcome) and (end.ending, end.reason) == (Ending.FAILED, "ValueError: the fake is out of order")
+    assert isinstance(end, Outcome) and (end.ending, end.reason) == (
+        Ending.FAILED,
+        "ValueError: the fake is out of order",
+    )
 
 
 def test_an_infeasible_config_fails_in_its_own_words(executor: Executor) -> None:

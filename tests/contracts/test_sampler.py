@@ -25,7 +25,9 @@ STEPPED = Space(
 
 
 def writer(sampler: str, space: Space, name: str = "s") -> StudyWriter:
-    settings = StudySettings("digits", "d", space.name, space.table(), space.fingerprint, sampler, "none", "accuracy", 3, 0, 0.1, False)
+    settings = StudySettings(
+        "digits", "d", space.name, space.table(), space.fingerprint, sampler, "none", "accuracy", 3, 0, 0.1, False
+    )
     return StudyWriter(name, "sqlite:///studies/studies.db", settings, target=100)
 
 

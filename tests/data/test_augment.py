@@ -9,8 +9,12 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (64, 8, 9, 3), dtype=np.uint8
 TARGETS = np.eye(10, dtype=np.float32)[np.arange(64) % 10]
 
 
-@given(st.booleans(), st.integers(0, 20), st.floats(0, 1), st.sampled_from([0.0, 0.05, 0.4, 8.0]), st.integers(0, 2**32))
-def test_any_augmentation_keeps_shape_type_and_the_sum_of_targets(flip: bool, shift: int, erase: float, mixup: float, seed: int) -> None:
+@given(
+    st.booleans(), st.integers(0, 20), st.floats(0, 1), st.sampled_from([0.0, 0.05, 0.4, 8.0]), st.integers(0, 2**32)
+)
+def test_any_augmentation_keeps_shape_type_and_the_sum_of_targets(
+    flip: bool, shift: int, erase: float, mixup: float, seed: int
+) -> None:
     images, targets = Augmentation(flip, shift, erase, mixup).apply(IMAGES, TARGETS, np.random.default_rng(seed))
     assert images.shape == IMAGES.shape and images.dtype == np.uint8
     assert targets.dtype == np.float32 and targets.sum(axis=1) == pytest.approx(np.ones(64))

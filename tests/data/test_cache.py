@@ -21,12 +21,19 @@ def test_the_split_is_stratified_seeded_and_covers_every_image_once() -> None:
 
 
 def test_the_fingerprint_is_the_datas_and_not_the_splits() -> None:
-    assert prepare("digits", Path(), seed=3, validation=1 / 6).fingerprint == prepare("digits", Path(), seed=5, validation=0.3).fingerprint
+    assert (
+        prepare("digits", Path(), seed=3, validation=1 / 6).fingerprint
+        == prepare("digits", Path(), seed=5, validation=0.3).fingerprint
+    )
 
 
 def test_arrays_are_mapped_not_copied() -> None:
     data = load(prepare("digits", Path(), seed=3, validation=1 / 6).folder)
-    assert isinstance(data.train_images, np.memmap) and data.train_images.dtype == np.uint8 and data.train_images.shape[1:] == (8, 8, 1)
+    assert (
+        isinstance(data.train_images, np.memmap)
+        and data.train_images.dtype == np.uint8
+        and data.train_images.shape[1:] == (8, 8, 1)
+    )
 
 
 def test_a_damaged_cache_is_made_anew() -> None:

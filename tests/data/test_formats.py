@@ -25,7 +25,9 @@ def test_an_idx_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_a_flipped_or_cut_idx_file_is_read_whole_or_refused_by_name(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_flipped_or_cut_idx_file_is_read_whole_or_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     path = tmp_path_factory.mktemp("idx") / "a.gz"
     whole = bytearray(idx(np.zeros((5, 4, 4), np.uint8)))
     if data.draw(st.booleans()):

@@ -46,7 +46,9 @@ def network(offline: None, tiny: dict[str, bytes], monkeypatch: pytest.MonkeyPat
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("urllib.request._opener", None)  # it remembers the proxies of its first use
-    monkeypatch.setitem(SOURCES, "fashion_mnist", replace(SOURCES["fashion_mnist"], origin=f"http://127.0.0.1:{server.server_port}/"))
+    monkeypatch.setitem(
+        SOURCES, "fashion_mnist", replace(SOURCES["fashion_mnist"], origin=f"http://127.0.0.1:{server.server_port}/")
+    )
     yield asked
     server.shutdown()
     server.server_close()
@@ -86,7 +88,13 @@ def test_a_cut_file_is_named_with_its_expected_hash(tiny: dict[str, bytes], tmp_
 def test_with_a_name_given_nothing_is_substituted_and_every_way_is_named() -> None:
     with pytest.raises(DataMissing) as caught:
         choose("fashion_mnist", None)
-    for way in ("--data-dir", "AUTOFASH_DATA_DIR", str(keras_cache()), "--dataset digits", "train-images-idx3-ubyte.gz"):
+    for way in (
+        "--data-dir",
+        "AUTOFASH_DATA_DIR",
+        str(keras_cache()),
+        "--dataset digits",
+        "train-images-idx3-ubyte.gz",
+    ):
         assert way in str(caught.value)
 
 
@@ -108,7 +116,9 @@ def test_what_is_nowhere_is_fetched_once_verified_and_renamed(network: list[str]
 
 
 @pytest.mark.usefixtures("offline")
-def test_a_download_that_is_not_the_published_file_is_refused_and_leaves_nothing(network: list[str], tiny: dict[str, bytes]) -> None:
+def test_a_download_that_is_not_the_published_file_is_refused_and_leaves_nothing(
+    network: list[str], tiny: dict[str, bytes]
+) -> None:
     name = next(iter(tiny))
     tiny[name] = b"something else"
     with pytest.raises(DataCorrupt, match="not the published file"):

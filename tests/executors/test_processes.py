@@ -107,7 +107,9 @@ def test_a_preload_that_cannot_be_imported_is_told_in_one_line() -> None:
         everything(executor)
 
 
-def test_what_a_trial_prints_goes_to_its_log_and_nowhere_else(executor: ProcessExecutor, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_trial_prints_goes_to_its_log_and_nowhere_else(
+    executor: ProcessExecutor, capfd: pytest.CaptureFixture[str]
+) -> None:
     executor.submit(TrialSpec(0, {}, 5, 1, "", task="tests.fakes:learn", log=str(Path("log.txt").absolute())))
     everything(executor)
     assert Path("log.txt").read_text() == "trial 0 learns with seed 5\n"
@@ -127,7 +129,11 @@ def test_a_trial_gets_its_own_device(executor: ProcessExecutor) -> None:
 
 
 def test_a_module_that_starts_threads_is_not_forked_but_started_afresh() -> None:
-    Path("threaded.py").write_text("import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\nfrom tests.fakes import *\n")
+    Path("threaded.py").write_text(
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "from tests.fakes import *\n"
+    )
     executor = ProcessExecutor("threaded")
     executor.submit(spec())
     end = everything(executor)[-1]

@@ -41,10 +41,16 @@ def test_the_file_of_a_problem_and_its_key_are_named() -> None:
 
 def test_every_kind_of_problem_is_found_in_one_reading() -> None:
     lines = complaints(
-        'format = 2\nfamily = "cnn"\n[params.width]\ntype = "int"\nlow = "8"\nhigh = 16\n[params.depth]\nlow = 1\n[params.head]\ntype = "chioce"\nvalues = []\n'
+        'format = 2\nfamily = "cnn"\n[params.width]\ntype = "int"\nlow = "8"\nhigh = 16\n'
+        '[params.depth]\nlow = 1\n[params.head]\ntype = "chioce"\nvalues = []\n'
     )
     text = "\n".join(lines)
-    assert "format" in text and "[params.width] low" in text and "type is missing" in text and "there is no type 'chioce'. Try: choice" in text
+    assert (
+        "format" in text
+        and "[params.width] low" in text
+        and "type is missing" in text
+        and "there is no type 'chioce'. Try: choice" in text
+    )
 
 
 def test_toml_that_is_none_says_line_and_column() -> None:
@@ -79,11 +85,17 @@ def test_no_text_makes_anything_but_a_space_error(text: str) -> None:
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 PARAMS = st.dictionaries(
     st.sampled_from(["type", "low", "high", "step", "log", "values", "when", "hihg"]),
-    SCALARS | st.sampled_from(["int", "float", "choice", "bool"]) | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(max_size=5), st.lists(SCALARS)),
+    SCALARS
+    | st.sampled_from(["int", "float", "choice", "bool"])
+    | st.lists(SCALARS, max_size=3)
+    | st.dictionaries(st.text(max_size=5), st.lists(SCALARS)),
 )
 
 
-@given(st.dictionaries(st.sampled_from([*FAMILIES["cnn"], "nonsense"]), PARAMS, max_size=4), st.sampled_from(["cnn", "all", "fixed", "no", ""]))
+@given(
+    st.dictionaries(st.sampled_from([*FAMILIES["cnn"], "nonsense"]), PARAMS, max_size=4),
+    st.sampled_from(["cnn", "all", "fixed", "no", ""]),
+)
 def test_no_table_makes_anything_but_a_space_error(params: dict[str, object], family: str) -> None:
     try:
         space_from_table({"format": 1, "family": family, "params": params}, name="any", where="any.toml")
@@ -92,7 +104,10 @@ def test_no_table_makes_anything_but_a_space_error(params: dict[str, object], fa
 
 
 def test_a_fixed_space_lists_every_fault_of_its_configs() -> None:
-    lines = complaints('format = 1\nfamily = "fixed"\n[configs.a]\nfamily = "cnn"\nwidht = 3\n[configs.b]\nfamily = "cnn"\ndepth = 99\n[configs.c]\nfamily = "rnn"\n')
+    lines = complaints(
+        'format = 1\nfamily = "fixed"\n[configs.a]\nfamily = "cnn"\nwidht = 3\n'
+        '[configs.b]\nfamily = "cnn"\ndepth = 99\n[configs.c]\nfamily = "rnn"\n'
+    )
     assert len(lines) == 3
     assert "[configs.a]" in lines[0] and "Try: width" in lines[0]
     assert "99 is not between 1 and 8" in lines[1]

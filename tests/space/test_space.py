@@ -68,7 +68,9 @@ def test_the_fingerprint_follows_what_is_searched_not_what_it_is_called() -> Non
     two = Space("cnn", {"width": IntParam(low=8, high=64)}, name="two", about="other words")
     three = Space("cnn", {"width": IntParam(low=8, high=65)}, name="one")
     assert one.fingerprint == two.fingerprint != three.fingerprint
-    assert three.difference(one.table()) == ["width {low = 8, high = 64, step = 1, log = False} → {low = 8, high = 65, step = 1, log = False}"]
+    assert three.difference(one.table()) == [
+        "width {low = 8, high = 64, step = 1, log = False} → {low = 8, high = 65, step = 1, log = False}"
+    ]
 
 
 @pytest.mark.parametrize("name", shipped_spaces())

@@ -15,7 +15,11 @@ from autofash.study import Study, StudyWriter, list_studies, load_study
 from autofash.study.writer import Asked, seed_of
 
 STORAGE = "sqlite:///studies/studies.db"
-SPACE = Space("cnn", {"learning_rate": FloatParam(low=1e-4, high=1e-1, log=True), "width": ChoiceParam(values=[8, 16])}, name="mine")
+SPACE = Space(
+    "cnn",
+    {"learning_rate": FloatParam(low=1e-4, high=1e-1, log=True), "width": ChoiceParam(values=[8, 16])},
+    name="mine",
+)
 SETTINGS = StudySettings(
     dataset="digits",
     data_fingerprint="d" * 64,
@@ -32,7 +36,9 @@ SETTINGS = StudySettings(
 )
 
 
-def opened(settings: StudySettings = SETTINGS, target: int | None = None, starters: tuple[NamedConfig, ...] = ()) -> StudyWriter:
+def opened(
+    settings: StudySettings = SETTINGS, target: int | None = None, starters: tuple[NamedConfig, ...] = ()
+) -> StudyWriter:
     return StudyWriter("s", STORAGE, settings, target=target, starters=starters)
 
 
@@ -210,11 +216,18 @@ def test_a_config_that_is_finished_is_not_run_again() -> None:
 
 def test_another_space_is_refused_with_the_difference(writer: StudyWriter) -> None:
     writer.close()
-    other = Space("cnn", {"learning_rate": FloatParam(low=1e-4, high=1e-2, log=True), "width": ChoiceParam(values=[8, 16])})
+    other = Space(
+        "cnn", {"learning_rate": FloatParam(low=1e-4, high=1e-2, log=True), "width": ChoiceParam(values=[8, 16])}
+    )
     with pytest.raises(StudyMismatch) as caught:
         opened(replace(SETTINGS, space_table=other.table(), space_fingerprint=other.fingerprint))
     assert caught.value.code == "E-SPACE-MISMATCH" and caught.value.exit_code == 4
-    assert "learning_rate" in str(caught.value) and "high = 0.1" in str(caught.value) and "high = 0.01" in str(caught.value) and "--new-study" in str(caught.value)
+    assert (
+        "learning_rate" in str(caught.value)
+        and "high = 0.1" in str(caught.value)
+        and "high = 0.01" in str(caught.value)
+        and "--new-study" in str(caught.value)
+    )
 
 
 def test_other_data_are_refused_with_both_fingerprints(writer: StudyWriter) -> None:
@@ -225,7 +238,9 @@ def test_other_data_are_refused_with_both_fingerprints(writer: StudyWriter) -> N
 
 
 @pytest.mark.parametrize(("name", "value"), [("epochs", 4), ("seed", 1), ("objective", "macro_f1")])
-def test_settings_that_would_make_trials_incomparable_are_refused(writer: StudyWriter, name: str, value: object) -> None:
+def test_settings_that_would_make_trials_incomparable_are_refused(
+    writer: StudyWriter, name: str, value: object
+) -> None:
     writer.close()
     with pytest.raises(StudyMismatch, match=f"{name} .* → {value}"):
         opened(replace(SETTINGS, **{name: value}))

@@ -1,0 +1,47 @@
+# make search   a search on real data, ending with the best model saved
+# make test     every check: lint, types, layering, tests
+# Both set up .venv first; nothing else is needed than Python 3.11 to 3.13, git and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TRIALS ?= 50
+
+.PHONY: setup search test lint format overhead pruners clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "autofash needs Python 3.11 to 3.13. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "setting up $(VENV), once: two minutes or so"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip hatchling editables
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable . --group dev
+	@touch $@
+
+search: setup
+	$(BIN)/autofash search --trials $(TRIALS)
+	$(BIN)/autofash best --export
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache | tail -n 7
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+overhead: setup
+	$(BIN)/python benchmarks/overhead.py
+
+pruners: setup
+	$(BIN)/python benchmarks/pruners.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

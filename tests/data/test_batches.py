@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from autofash.data.augment import Augmentation
+from autofash.data.batches import Batches
+
+pytestmark = pytest.mark.keras
+IMAGES = np.arange(103, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
+LABELS = np.arange(103) % 10
+
+
+def batches(seed: int = 0) -> Batches:
+    return Batches(IMAGES, LABELS, 10, batch_size=10, augmentation=Augmentation(), seed=seed)
+
+
+def test_an_epoch_shows_each_image_at_most_once_with_its_own_label() -> None:
+    found = batches()
+    assert len(found) == 10
+    seen = np.concatenate([found[i][0][:, 0, 0, 0] for i in range(10)])
+    targets = np.concatenate([found[i][1] for i in range(10)])
+    assert len(set(seen.tolist())) == 100
+    assert (targets.argmax(axis=1) == LABELS[seen]).all() and targets.dtype == np.float32
+
+
+def test_epochs_differ_seeds_differ_and_the_same_seed_repeats() -> None:
+    one, two, other = batches(), batches(), batches(seed=1)
+    assert (one[0][0] == two[0][0]).all() and (one[0][0] != other[0][0]).any()
+    before = one[0][0]
+    one.on_epoch_end()
+    two.on_epoch_end()
+    assert (one[0][0] != before).any() and (one[0][0] == two[0][0]).all()
+
+
+def test_a_batch_size_beyond_the_data_takes_them_all() -> None:
+    assert len(Batches(IMAGES, LABELS, 10, batch_size=4096, augmentation=Augmentation(), seed=0)) == 1

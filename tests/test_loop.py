@@ -1,0 +1,362 @@
+"""The loop over real processes and real SQLite files, with a trainer that never imports Keras."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from autofash import loop
+from autofash.errors import AutofashError, Interrupted, NoTrial, StudyBusy, UsageError
+from autofash.loop import (
+    SearchBegan,
+    SearchEnded,
+    SearchEvent,
+    SearchRequest,
+    Started,
+    TrialBegan,
+    TrialEnded,
+    TrialReported,
+)
+from autofash.records import State
+from autofash.study import Study, load_study
+from tests.executors.test_processes import until
+
+
+def search(task: str = "learn", **settings: object) -> tuple[Study, list[SearchEvent]]:
+    events: list[SearchEvent] = []
+    request = SearchRequest(**{"dataset": "digits", "space": "mlp", "trials": 6, "epochs": 3, **settings})  # type: ignore[arg-type]
+    return loop.search(request, [events.append], task=f"tests.fakes:{task}"), events
+
+
+def ended(events: list[SearchEvent]) -> list[TrialEnded]:
+    return [event for event in events if isinstance(event, TrialEnded)]
+
+
+def why(events: list[SearchEvent]) -> str:
+    assert isinstance(events[-1], SearchEnded)
+    return events[-1].why
+
+
+def test_a_search_ends_with_exactly_the_trials_that_were_asked_for() -> None:
+    study, events = search(trials=7)
+    assert sum(trial.finished for trial in study.trials()) == 7
+    assert [event.finished for event in ended(events)] == list(range(1, 8))
+    assert isinstance(events[0], SearchBegan) and why(events) == "all 7 trials are finished"
+
+
+def test_every_trial_is_told_of_from_its_beginning_to_its_end() -> None:
+    _, events = search(trials=3, pruner="none")
+    for number in range(3):
+        own = [
+            event
+            for event in events
+            if getattr(event, "trial", None) == number
+            or (isinstance(event, TrialReported) and event.report.trial == number)
+        ]
+        assert [type(event) for event in own] == [TrialBegan, Started, TrialReported, TrialReported, TrialReported]
+
+
+def test_the_same_again_says_that_nothing_is_left_and_starts_nothing() -> None:
+    search()
+    study, events = search()
+    assert [type(event) for event in events] == [SearchBegan, SearchEnded]
+    assert why(events) == "all 6 trials are finished already"
+    assert len(study.trials()) == 6
+
+
+def test_more_adds_to_the_studys_total() -> None:
+    search(trials=4)
+    study, _ = search(trials=None, more=3)
+    assert study.target == 7 and sum(trial.finished for trial in study.trials()) == 7
+
+
+def test_without_trials_the_stored_total_counts() -> None:
+    with pytest.raises(NoTrial, match="budget of 0 s is used up"):
+        search(trials=4, budget_seconds=0.0)
+    study, _ = search(trials=None)
+    assert sum(trial.finished for trial in study.trials()) == 4
+
+
+def test_a_resumed_search_takes_space_data_and_settings_from_its_study() -> None:
+    search(study="mine", seed=5, sampler="random", pruner="none", trials=2)
+    study, _ = search(study="mine", dataset=None, space=None, epochs=None, trials=4)
+    assert (study.settings.seed, study.settings.sampler, study.settings.space) == (5, "random", "mlp")
+    assert sum(trial.finished for trial in study.trials()) == 4
+
+
+def test_a_search_cut_in_two_equals_a_whole_one() -> None:
+    whole, _ = search(study="whole", trials=10, workers=1)
+    search(study="cut", trials=4, workers=1)
+    cut, _ = search(study="cut", trials=10, workers=1)
+    assert [(t.config, t.seed, t.curve) for t in cut.trials()] == [(t.config, t.seed, t.curve) for t in whole.trials()]
+
+
+def test_a_new_study_takes_the_next_free_name() -> None:
+    search(trials=1)
+    study, _ = search(trials=1, new_study=True)
+    assert study.name == "digits-mlp-2"
+
+
+def test_the_budget_ends_the_search_and_running_trials_are_queued_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.2")
+    study, events = search(trials=50, budget_seconds=2.0)
+    assert "budget of 2 s is used up" in why(events)
+    states = [trial.state for trial in study.trials()]
+    assert State.RUNNING not in states and State.WAITING in states
+    assert study.target == 50
+
+
+def test_the_target_ends_the_search() -> None:
+    study, events = search(trials=50, target=0.5)
+    assert "target of 0.5 is reached" in why(events)
+    assert (study.best().value or 0) >= 0.5 and len(study.trials()) < 50
+
+
+def test_pruned_trials_say_why_and_count_as_finished() -> None:
+    study, _ = search(trials=15, epochs=6, pruner="asha")
+    pruned = [trial for trial in study.trials() if trial.state is State.PRUNED]
+    assert pruned and all(
+        re.fullmatch(r"epoch \d: 0\.\d{4} is below the rung's best third, 0\.\d{4}", trial.why) for trial in pruned
+    )
+    assert all(len(trial.curve) < 6 for trial in pruned)
+
+
+@pytest.mark.parametrize("pruner", ["asha", "hyperband", "median", "none"])
+def test_every_pruner_searches_to_the_end(pruner: str) -> None:
+    study, _ = search(trials=12, epochs=6, pruner=pruner)
+    assert sum(trial.finished for trial in study.trials()) == 12
+    assert study.leaderboard()
+
+
+def test_infeasible_configs_fail_and_the_search_goes_on() -> None:
+    study, _ = search("be_infeasible", trials=5)
+    failed = [trial for trial in study.trials() if trial.state is State.FAILED]
+    assert sum(trial.finished for trial in study.trials()) == 5
+    assert failed and all("a pooling too many" in trial.why for trial in failed)
+
+
+def test_values_that_are_not_finite_fail_their_trials_and_are_never_best() -> None:
+    study, _ = search("leave_the_numbers", trials=4)
+    assert {trial.state for trial in study.trials()} == {State.COMPLETE, State.FAILED}
+    assert study.best().value == 0.5
+
+
+def test_ten_failures_in_a_row_end_a_search_that_has_nothing_with_the_top_reason() -> None:
+    with pytest.raises(NoTrial, match="the fake is out of order") as caught:
+        search("raise_an_error", trials=50)
+    assert caught.value.exit_code == 5
+    failed = [trial for trial in load_study().trials() if trial.state is State.FAILED]
+    assert 10 <= len(failed) <= 12
+
+
+def test_ten_failures_in_a_row_end_a_search_that_has_something_without_an_error() -> None:
+    search(trials=3)
+    study, events = search("raise_an_error", trials=50)
+    assert "10 trials in a row failed" in why(events) and study.best().value
+
+
+def test_a_killed_trial_is_tried_once_more_with_its_config_and_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOFASH_FAKE_MARKS", str(tmp_path))
+    study, _ = search("die_once", trials=4)
+    trials = study.trials()
+    dead = [trial for trial in trials if trial.state is State.FAILED]
+    assert sum(trial.finished for trial in trials) == 4 and len(dead) >= 4
+    for trial in dead[:4]:
+        assert "signal 9" in trial.why
+        [again] = [other for other in trials if other.origin == f"retry of {trial.number}"]
+        assert (again.config, again.seed) == (trial.config, trial.seed)
+
+
+def test_a_config_that_kills_every_attempt_gets_two() -> None:
+    with pytest.raises(NoTrial, match="signal 9"):
+        search("always_die", trials=5)
+    trials = load_study().trials()
+    per_seed = [sum(other.seed == trial.seed for other in trials if other.state is State.FAILED) for trial in trials]
+    assert max(per_seed) == 2
+
+
+def test_a_grid_that_is_used_up_ends_the_search_and_says_so() -> None:
+    Path("tiny.toml").write_text('format = 1\nfamily = "mlp"\n[params.width]\ntype = "choice"\nvalues = [8, 16, 32]\n')
+    study, events = search(space="tiny.toml", sampler="grid", trials=50, pruner="none")
+    assert why(events) == "the space has nothing left to try" and len(study.trials()) == 3
+
+
+def test_what_a_search_worked_with_is_noted() -> None:
+    study, _ = search(trials=1)
+    assert study.runs[0]["sampler"] == "tpe" and study.runs[0]["keras"] and study.runs[0]["machine"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampler": "tpa", "pruner": "ash"}, "sampler 'tpa'.*pruner 'ash'"),
+        ({"trials": 0}, "--trials 0 is not above 0"),
+        ({"trials": 5, "more": 5}, "exclude each other"),
+        ({"seed": -1}, "--seed -1"),
+        ({"target": 93.0}, "--target 93 is no fraction"),
+        ({"objective": "acuracy"}, "objective 'acuracy'. Try: accuracy"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused_before_anything_is_made(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        search(**settings)
+    assert not Path("studies").exists()
+
+
+# -- a coordinator in a process of its own, killed and interrupted ---------------------------------------------------------
+
+DRIVER = """
+import json, sys
+from autofash import loop
+from autofash.errors import AutofashError
+def told(event):
+    name = type(event).__name__
+    number = event.trial if name == "Started" else event.record.number if name == "TrialEnded" else None
+    print(name, number, getattr(event, "pid", ""), flush=True)
+try:
+    loop.search(loop.SearchRequest(**json.loads(sys.argv[1])), [told], task="tests.fakes:" + sys.argv[2])
+except AutofashError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+def coordinator(task: str = "learn", **settings: object) -> subprocess.Popen[str]:
+    request = {"dataset": "digits", "space": "mlp", "trials": 12, "epochs": 3, "pruner": "none", **settings}
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, json.dumps(request), task],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def line_of(process: subprocess.Popen[str], begins: str) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(begins):
+            return line
+    raise AssertionError(f"it ended without {begins}: {process.stderr.read() if process.stderr else ''}")
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 10) -> tuple[int, str]:
+    _, said = process.communicate(timeout=seconds)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("kills", [3])
+def test_a_coordinator_killed_again_and_again_loses_no_finished_trial_and_resumes_to_the_exact_total(
+    kills: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.05")
+    kept: dict[int, object] = {}
+    for _ in range(kills):
+        process = coordinator()
+        for _ in range(2):
+            line_of(process, "TrialEnded")
+        children = family(process)
+        process.kill()
+        finish(process)
+        assert until(lambda children=children: not any(child.is_running() for child in children), seconds=2.0)
+        now = {trial.number: trial for trial in load_study().trials() if trial.finished}
+        assert all(now[number] == trial for number, trial in kept.items())
+        kept = dict(now)
+    process = coordinator()
+    assert finish(process, 30)[0] == 0
+    trials = load_study().trials()
+    assert sum(trial.finished for trial in trials) == 12
+    assert not [trial for trial in trials if trial.state in (State.RUNNING, State.WAITING)]
+    assert all({t.number: t for t in trials}[number] == trial for number, trial in kept.items())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_search_keeps_what_is_finished_queues_the_rest_and_leaves_no_process(
+    number: int, code: int
+) -> None:
+    process = coordinator("spin")
+    line_of(process, "Started")
+    time.sleep(0.3)
+    children = family(process)
+    process.send_signal(number)
+    returned, said = finish(process)
+    assert returned == code and "finished trials are kept" in said and "Try: the same command again" in said
+    assert until(lambda: not any(child.is_running() for child in children))
+    states = {trial.state for trial in load_study().trials()}
+    assert State.RUNNING not in states and State.WAITING in states
+
+
+def test_a_second_interrupt_ends_the_search_within_a_second() -> None:
+    process = coordinator("spin")
+    line_of(process, "Started")
+    children = family(process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert finish(process)[0] in (130, -signal.SIGINT) and time.monotonic() - began < 2
+    assert until(lambda: not any(child.is_running() for child in children), seconds=2)
+
+
+def test_a_second_search_of_the_study_is_refused_with_the_holders_process_id() -> None:
+    process = coordinator("spin")
+    line_of(process, "Started")
+    with pytest.raises(StudyBusy, match=f"process {process.pid} is searching"):
+        search(trials=12)
+    process.kill()
+    finish(process)
+
+
+def test_two_studies_in_one_file_are_searched_at_once() -> None:
+    both = [coordinator(study="one"), coordinator(study="two")]
+    assert [finish(process, 60)[0] for process in both] == [0, 0]
+    assert [sum(trial.finished for trial in load_study(name).trials()) for name in ("one", "two")] == [12, 12]
+
+
+def test_many_first_searches_at_once_make_one_study_and_the_others_say_who_holds_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "1")
+    several = [coordinator() for _ in range(6)]
+    assert until(lambda: sum(process.poll() is not None for process in several) == 5, seconds=30)
+    for process in several:
+        if process.poll() is None:
+            process.kill()
+    refused = [said for code, said in map(finish, several) if code == 4]
+    assert len(refused) == 5 and all("is searching the study" in said for said in refused)
+
+
+def test_a_trial_killed_from_outside_costs_that_trial_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.3")
+    process = coordinator(trials=4)
+    victim = line_of(process, "Started").split()
+    os.kill(int(victim[2]), signal.SIGKILL)
+    assert finish(process, 30)[0] == 0
+    trials = {trial.number: trial for trial in load_study().trials()}
+    assert "signal 9" in trials[int(victim[1])].why
+    assert sum(trial.finished for trial in trials.values()) == 4
+
+
+def test_the_coordinator_never_imports_keras_not_even_while_trials_run() -> None:
+    program = (
+        "import sys\nfrom autofash import loop\n"
+        "def told(event):\n    assert not {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules), event\n"
+        "loop.search(loop.SearchRequest(dataset='digits', space='mlp', trials=2, epochs=1), [told], task='tests.fakes:learn')\n"
+        "assert not {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_interrupted_is_an_error_of_ours() -> None:
+    assert issubclass(Interrupted, AutofashError)

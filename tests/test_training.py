@@ -1,0 +1,159 @@
+"""Real training on the real digits, in this process and in processes of its own."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from autofash import training
+from autofash.data import prepare
+from autofash.errors import InfeasibleConfig
+from autofash.executors import ProcessExecutor
+from autofash.records import Ending, EpochReport, Outcome, TrialSpec, Verdict
+from tests.contracts.test_executor import everything
+
+pytestmark = pytest.mark.keras
+CONFIG = {"family": "mlp", "depth": 1, "width": 64, "learning_rate": 5e-3, "batch_size": 32}
+
+
+def spec(trial: int = 0, epochs: int = 3, threads: int = 1, **config: object) -> TrialSpec:
+    folder = prepare("digits", Path(), seed=0, validation=1 / 6).folder
+    return TrialSpec(trial, {**CONFIG, **config}, seed=7, epochs=epochs, data=folder, threads=threads)  # type: ignore[dict-item]
+
+
+def run(given: TrialSpec, stop_after: int = 99) -> list[EpochReport]:
+    reports: list[EpochReport] = []
+
+    def report(said: EpochReport) -> Verdict:
+        reports.append(said)
+        return Verdict.stop("enough") if said.epoch >= stop_after else Verdict.go()
+
+    # take_resources wants a process that has run nothing yet; here others have
+    keras.utils.set_random_seed(given.seed)
+    found = training.data.load(given.data)
+    model = training.compiled(given, found.train_images.shape[1:], 10, len(found.train_images))
+    watched = (found.validation_images, found.validation_labels)
+    training.fit(
+        model, given, found.train_images, found.train_labels, watched, 10, report, epochs=training.epochs_of(given)
+    )
+    return reports
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[ProcessExecutor]:
+    made = ProcessExecutor("autofash.training")
+    yield made
+    made.close()
+
+
+def outcome(executor: ProcessExecutor, given: TrialSpec) -> tuple[Outcome, list[EpochReport]]:
+    executor.submit(given)
+    events = everything(executor)
+    end = events[-1]
+    assert isinstance(end, Outcome)
+    return end, [event for event in events if isinstance(event, EpochReport)]
+
+
+def test_a_trial_learns_real_digits_and_reports_each_epoch() -> None:
+    reports = run(spec(epochs=8))
+    assert [report.epoch for report in reports] == list(range(1, 9))
+    assert reports[-1].accuracy > max(0.92, reports[0].accuracy)
+    assert reports[-1].objective == reports[-1].accuracy and 0 < reports[-1].loss < 1
+    assert reports[-1].images == 8 * 37 * 32 and reports[-1].seconds > reports[0].seconds > 0
+
+
+def test_a_stop_ends_the_training_after_that_epoch() -> None:
+    assert len(run(spec(epochs=9), stop_after=2)) == 2
+
+
+def test_a_configs_own_epochs_are_fewer_never_more() -> None:
+    for own, most in ((2, 5), (9, 3)):
+        given = spec(epochs=most)
+        assert len(run(replace(given, config={**given.config, "epochs": own}))) == min(own, most)
+
+
+def test_training_stops_at_the_training_accuracy_that_was_asked_for() -> None:
+    reports = run(spec(epochs=40, stop_at_train_accuracy=0.9))
+    assert len(reports) < 40 and reports[-1].train_accuracy >= 0.9 > reports[-2].train_accuracy
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "lion", "muon"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle"])
+def test_every_optimizer_trains_with_every_schedule(optimizer: str, schedule: str) -> None:
+    rate = {"sgd": 0.1, "lion": 5e-4}.get(optimizer, 5e-3)
+    reports = run(spec(epochs=2, optimizer=optimizer, schedule=schedule, learning_rate=rate, weight_decay=1e-3))
+    assert reports[-1].accuracy > 0.2
+
+
+def test_a_schedule_ends_near_zero_and_one_cycle_peaks_in_between() -> None:
+    rates = {
+        name: training.optimizer({"learning_rate": 0.01, "schedule": name}, 100) for name in ("cosine", "onecycle")
+    }
+    at = {name: [float(made._learning_rate(step)) for step in range(101)] for name, made in rates.items()}
+    assert at["cosine"][0] == pytest.approx(0.01) and at["cosine"][100] == pytest.approx(0, abs=1e-6)
+    assert at["onecycle"][0] == pytest.approx(0.0004) and max(at["onecycle"]) == pytest.approx(0.01, rel=0.05)
+    assert at["onecycle"].index(max(at["onecycle"])) == 25 and at["onecycle"][100] == pytest.approx(0, abs=1e-6)
+
+
+def test_augmentation_and_label_smoothing_are_the_trainings_not_the_validations() -> None:
+    reports = run(spec(epochs=4, mixup=0.4, erase=0.3, shift=1, flip=True, label_smoothing=0.1))
+    assert all(math.isfinite(report.loss) for report in reports)
+
+
+def test_a_loss_that_leaves_the_numbers_fails_the_trial(executor: ProcessExecutor) -> None:
+    end, _ = outcome(executor, spec(trial=1, epochs=5, optimizer="sgd", learning_rate=1e30))
+    assert end.ending is Ending.FAILED and "not finite" in end.reason
+
+
+def test_a_config_that_cannot_be_built_fails_at_once_with_its_reason(executor: ProcessExecutor) -> None:
+    end, reports = outcome(executor, spec(trial=2, family="cnn", conv_blocks=6))
+    assert end.ending is Ending.FAILED and "a pooling too many" in end.reason and not reports
+
+
+def test_the_server_forks_with_keras_loaded_and_the_same_seed_gives_the_same_curve(executor: ProcessExecutor) -> None:
+    curves = [[r.loss for r in outcome(executor, spec(trial=trial))[1]] for trial in (3, 4)]
+    assert executor.started_as == "fork"
+    assert curves[0] == curves[1] and len(curves[0]) == 3
+
+
+def test_a_plan_of_two_threads_uses_two_cores(executor: ProcessExecutor) -> None:
+    """A child inherits one-thread settings from the server; its own plan must win."""
+    program = (
+        "import os, sys\nos.environ['OMP_NUM_THREADS'] = os.environ['OPENBLAS_NUM_THREADS'] = '1'\n"
+        "from autofash.records import TrialSpec\nfrom autofash import training\n"
+        "training.take_resources(TrialSpec(0, {}, 1, 1, '', threads=int(sys.argv[1])))\n"
+        "import numpy as np, time, keras\nx = keras.ops.convert_to_tensor(np.ones((1500, 1500), 'float32'))\n"
+        "wall, cpu = time.monotonic(), time.process_time()\n"
+        "for _ in range(60): x = keras.ops.matmul(x, x) / 1500\n"
+        "float(keras.ops.sum(x)); print((time.process_time() - cpu) / (time.monotonic() - wall), len(os.listdir('/proc/self/task')))"
+    )
+    used = {}
+    for threads in ("1", "2"):
+        done = subprocess.run([sys.executable, "-c", program, threads], capture_output=True, text=True, check=True)
+        used[threads] = [float(figure) for figure in done.stdout.split()]
+    assert used["2"][1] > used["1"][1], "two threads are two threads, on however busy a machine"
+    assert used["1"][0] < 1.2
+
+
+def test_scores_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+    rng = np.random.default_rng(0)
+    predicted = rng.dirichlet(np.ones(5), 300)
+    labels = rng.integers(0, 5, 300)
+    found = training.scores(predicted, labels)
+    guesses = predicted.argmax(axis=1)
+    assert found["accuracy"] == pytest.approx(accuracy_score(labels, guesses))
+    assert found["macro_f1"] == pytest.approx(f1_score(labels, guesses, average="macro"))
+    assert found["loss"] == pytest.approx(log_loss(labels, predicted))
+
+
+def test_an_infeasible_batch_size_is_an_error_of_ours() -> None:
+    with pytest.raises(InfeasibleConfig, match="batch_size"):
+        training._batch_size({"batch_size": 0}, 10)
