@@ -31,7 +31,6 @@ lint: setup
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache | tail -n 7
 
 format: setup
 	$(BIN)/ruff format .

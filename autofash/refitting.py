@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -40,11 +40,13 @@ def refit(
     data_dir: Path | None = None,
     command: str = "autofash.refit",
     watch: Watch | None = None,
+    executor: Executor | None = None,
 ) -> FittedModel:
     """Train a trial's config on train + validation, test it once, save it, and prove that the file is the model.
 
     trial: number; None for the best. epochs: to train; None for the trial's best epoch. In either case the learning-rate
-    schedule is the trial's own. command: noted in the ledger beside the opening of the test set.
+    schedule is the trial's own. command: noted in the ledger beside the opening of the test set. executor: where to train,
+    and left open; None for one of its own.
     What was saved before for the same trial, and is intact, is returned as it is: nothing is trained or opened again.
     Raises NoTrial, UsageError, DataError, ResourceError, Interrupted.
     """
@@ -57,11 +59,18 @@ def refit(
     if saved is not None:
         return saved
     beside = _folder_beside(folder)
+    runner = executor or ProcessExecutor("autofash.training", log=study.folder / "server.log")
     try:
-        metrics = _refitted(study, record, epochs, data_dir, beside, command, watch or (lambda *_: None))
+        metrics = _refitted(study, record, epochs, data_dir, beside, command, watch or (lambda *_: None), runner)
         _replace(folder, beside)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted: nothing was saved, and an earlier export is untouched", "the same command again"
+        ) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        if runner is not executor:
+            runner.close()
     return FittedModel(folder, folder / MODEL, metrics, record.number, repeated=False)
 
 
@@ -155,7 +164,14 @@ def test_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
 
 
 def _refitted(
-    study: Study, record: TrialRecord, epochs: int, data_dir: Path | None, folder: Path, command: str, watch: Watch
+    study: Study,
+    record: TrialRecord,
+    epochs: int,
+    data_dir: Path | None,
+    folder: Path,
+    command: str,
+    watch: Watch,
+    executor: Executor,
 ) -> dict[str, float]:
     settings = study.settings
     watch("reading the data", 0, 0)
@@ -189,35 +205,21 @@ def _refitted(
         },
     )
     watch("starting Keras", 0, 0)
-    executor = ProcessExecutor(log=study.folder / "server.log")
-    try:
-        began = time.monotonic()
-        fitted = _run(
-            executor, spec, lambda said: watch("training on train + validation", said.epoch, epochs), str(log)
-        )
-        seconds = time.monotonic() - began
-        watch("opening the test set", epochs, epochs)
-        # Noted before it is opened, so that no crash can hide an opening.
-        opening = study.note_opening({"when": _now(), "command": command, "trial": record.number})
-        tested = _run(
-            executor,
-            TrialSpec(**{**asdict(spec), "task": "autofash.refitting:test_task", "precision": "float32"}),
-            lambda _: None,
-            str(log),
-        )
-        study.note_result(opening, dict(tested))
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "interrupted: nothing was saved, and an earlier export is untouched", "the same command again"
-        ) from None
-    finally:
-        executor.close()
+    began = time.monotonic()
+    fitted = _run(executor, spec, lambda said: watch("training on train + validation", said.epoch, epochs), log)
+    seconds = time.monotonic() - began
+    watch("opening the test set", epochs, epochs)
+    # Noted before it is opened, so that no crash can hide an opening.
+    opening = study.note_opening({"when": _now(), "command": command, "trial": record.number})
+    testing = replace(spec, task="autofash.refitting:test_task", precision="float32")
+    tested = _run(executor, testing, lambda _: None, log)
+    study.note_result(opening, dict(tested))
     metrics = {**tested, **fitted, "validation_accuracy": record.value or 0.0, "refit_seconds": round(seconds, 3)}
     _write_manifest(folder, study, record, epochs, prepared, metrics)
     return metrics
 
 
-def _run(executor: Executor, spec: TrialSpec, on_report: Callable[[EpochReport], None], log: str) -> Mapping[str, Any]:
+def _run(executor: Executor, spec: TrialSpec, on_report: Callable[[EpochReport], None], log: Path) -> Mapping[str, Any]:
     """One task from submit to its details. Raises ResourceError when it fails."""
     executor.submit(spec)
     while True:

@@ -24,7 +24,18 @@ from autofash.executors import ProcessExecutor  # noqa: E402
 from autofash.loop import SearchRequest  # noqa: E402
 from autofash.records import Started  # noqa: E402
 
-TINY = 'format = 1\nfamily = "mlp"\n[params.width]\ntype = "int"\nlow = 8\nhigh = 4096\n[params.depth]\ntype = "int"\nlow = 0\nhigh = 0\n'
+TINY = """
+format = 1
+family = "mlp"
+[params.depth]      # no hidden layer at all
+type = "int"
+low = 0
+high = 0
+[params.learning_rate]
+type = "float"
+low = 1e-4
+high = 1e-2
+"""
 
 
 def spread(values: list[float], digits: int = 3) -> str:

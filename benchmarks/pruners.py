@@ -10,6 +10,7 @@ best validation accuracy found, and how far it lies below the best that was ther
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 import random
 import statistics
@@ -54,7 +55,7 @@ def keep(trials: list) -> None:
     for trial in trials:
         if trial.state == "complete":
             ends = [0.0, *(report.seconds for report in trial.reports)]
-            seconds = [round(after - before, 2) for before, after in zip(ends, ends[1:], strict=False)]
+            seconds = [round(after - before, 2) for before, after in itertools.pairwise(ends)]
             kept.append(
                 {
                     "accuracy": [round(value, 5) for value in trial.curve],

@@ -131,7 +131,8 @@ def test_a_plan_of_two_threads_uses_two_cores(executor: ProcessExecutor) -> None
         "import numpy as np, time, keras\nx = keras.ops.convert_to_tensor(np.ones((1500, 1500), 'float32'))\n"
         "wall, cpu = time.monotonic(), time.process_time()\n"
         "for _ in range(60): x = keras.ops.matmul(x, x) / 1500\n"
-        "float(keras.ops.sum(x)); print((time.process_time() - cpu) / (time.monotonic() - wall), len(os.listdir('/proc/self/task')))"
+        "float(keras.ops.sum(x))\n"
+        "print((time.process_time() - cpu) / (time.monotonic() - wall), len(os.listdir('/proc/self/task')))"
     )
     used = {}
     for threads in ("1", "2"):

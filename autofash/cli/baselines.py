@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,7 +28,8 @@ def baselines(
     """
     from autofash import loop
     from autofash.cli import screen
-    from autofash.cli.terminal import brief, console, percent, print_json, table
+    from autofash.cli.terminal import brief, console, percent, print_json, say, table
+    from autofash.executors import ProcessExecutor
     from autofash.refitting import refit
     from autofash.space import load_space
 
@@ -52,54 +53,42 @@ def baselines(
     else:
         study = loop.search(request, [screen.PlainLines()])
 
-    rows: list[dict[str, Any]] = []
     records = {str(record.config["config"]): record for record in study.trials() if record.finished}
-    with console.status("") as status:
-        for name, named in space.configs.items():
-            record = records[name]
-            status.update(f"{name}: training on train + validation")
-            metrics = refit(
-                study,
-                record.number,
-                epochs=int(named.config["epochs"]),
-                data_dir=data_dir,
-                command="autofash baselines",
-            ).metrics
-            rows.append(
-                {
-                    "name": name,
-                    "claim": named.claim,
-                    "about": named.about,
-                    "trial": record.number,
-                    "epochs": len(record.curve),
-                    "validation_accuracy": record.value,
-                    **metrics,
-                }
-            )
+    rows = []
+    executor = ProcessExecutor("autofash.training", log=study.folder / "server.log")
+    try:
+        with console.status("") as status:
+            for name, named in space.configs.items():
+                record, epochs = records[name], int(named.config["epochs"])
+                status.update(f"{name}: training on train + validation")
+                fitted = refit(
+                    study,
+                    record.number,
+                    epochs=epochs,
+                    data_dir=data_dir,
+                    command="autofash baselines",
+                    executor=executor,
+                )
+                rows.append((named, record, fitted.metrics))
+    finally:
+        executor.close()
     if json:
-        print_json({"study": study.name, "baselines": rows})
+        told = [
+            {
+                "name": named.name,
+                "claim": named.claim,
+                "about": named.about,
+                "trial": record.number,
+                "metrics": dict(metrics),
+            }
+            for named, record, metrics in rows
+        ]
+        print_json({"study": study.name, "baselines": told})
         return
-    made = table(
-        "baseline",
-        "published",
-        "train>",
-        "validation>",
-        "test>",
-        "parameters>",
-        "recipe",
-        title=f"\n{study.name}: claimed and measured",
-    )
-    for row in rows:
-        made.add_row(
-            str(row["name"]),
-            str(row["claim"]) or "–",
-            percent(row["train_accuracy"]),
-            percent(row["validation_accuracy"]),
-            percent(row["test_accuracy"]),
-            f"{row['parameters']:,}",
-            brief(str(row["about"])),
-        )
+    columns = ("baseline", "published", "train>", "validation>", "test>", "parameters>", "recipe")
+    made = table(*columns, title=f"\n{study.name}: claimed and measured")
+    for named, _, metrics in rows:
+        figures = [percent(metrics[f"{part}_accuracy"]) for part in ("train", "validation", "test")]
+        made.add_row(named.name, named.claim or "–", *figures, f"{metrics['parameters']:,}", brief(named.about, "dim"))
     console.print(made)
-    console.print(
-        "[dim]train and test: trained on all training images; validation: trained on the search's share of them[/]"
-    )
+    say("[dim]train and test: trained on all training images; validation: trained on the search's share of them[/]")

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 Message = dict[str, Any]
+ORDER = 8  # bytes of a trial's number, which the server is sent with the trial's socket
 
 
 class Channel:

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autofash.errors import ResourceError
-from autofash.executors.channel import Channel, Message
+from autofash.executors.channel import ORDER, Channel, Message
 from autofash.executors.protocol import Event
-from autofash.executors.server import ORDER
 from autofash.records import Ending, EpochReport, Outcome, Started, TrialSpec, Verdict
 
 CLOSING_SECONDS = 5.0

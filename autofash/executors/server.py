@@ -21,10 +21,8 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from autofash.executors.channel import Channel
+from autofash.executors.channel import ORDER, Channel
 from autofash.executors.child import die_with_parent, serve
-
-ORDER = 8  # bytes of a trial's number, sent with the trial's socket
 
 
 def main(descriptor: int, preload: str) -> None:

@@ -33,6 +33,13 @@ class Dashboard:
     def __init__(self, storage: str, study: str | None = None, port: int = 8080) -> None:
         """port: 0 for any that is free. Raises ResourceError when the port is taken, LedgerError."""
         self._folder = tempfile.TemporaryDirectory(prefix="autofash-dashboard-")
+        try:
+            self._open(storage, study, port)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def _open(self, storage: str, study: str | None, port: int) -> None:
         with ledger_errors(storage):
             snapshot = _Snapshot(storage, Path(self._folder.name) / "snapshot.db")
             served = open_storage(snapshot.storage)
