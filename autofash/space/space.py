@@ -124,14 +124,15 @@ class Space:
 
     def table(self) -> dict[str, object]:
         """The space as its TOML holds it; what the ledger keeps."""
-        params = {
-            name: {key: value for key, value in param.model_dump().items() if value not in (None, {})}
-            for name, param in self.params.items()
-        }
-        table: dict[str, object] = {"format": 1, "family": self.family, "params": params}
+        head: dict[str, object] = {"format": 1, "family": self.family}
         if self.configs:
-            table["configs"] = {name: dict(named.config) for name, named in self.configs.items()}
-        return table
+            return head | {"configs": {name: dict(named.config) for name, named in self.configs.items()}}
+        dumped = {name: param.model_dump() for name, param in self.params.items()}
+        params = {
+            name: {key: value for key, value in told.items() if value not in (None, {})}
+            for name, told in dumped.items()
+        }
+        return head | {"params": params}
 
     @property
     def fingerprint(self) -> str:
@@ -139,17 +140,18 @@ class Space:
         return hashlib.sha256(json.dumps(self.table(), sort_keys=True).encode()).hexdigest()
 
     def difference(self, other: Mapping[str, object]) -> list[str]:
-        """How this space differs from a table of another, a line for each parameter."""
+        """How this space differs from a table of another, a line for each parameter or config."""
         mine, lines = self.table(), []
         if mine["family"] != other.get("family"):
             lines.append(f"family {other.get('family')} → {mine['family']}")
-        before, now = other.get("params"), mine["params"]
-        assert isinstance(before, Mapping) and isinstance(now, Mapping)
-        for name in {**before, **now}:
-            if before.get(name) != now.get(name):
-                lines.append(f"{name} {_short(before.get(name))} → {_short(now.get(name))}")
-        if not lines and list(before) != list(now):
-            lines.append("the order of the parameters")
+        for key in ("params", "configs"):
+            before, now = other.get(key, {}), mine.get(key, {})
+            assert isinstance(before, Mapping) and isinstance(now, Mapping)
+            for name in {**before, **now}:
+                if before.get(name) != now.get(name):
+                    lines.append(f"{name} {_short(before.get(name))} → {_short(now.get(name))}")
+            if not lines and list(before) != list(now):
+                lines.append(f"the order of the {key}")
         return lines
 
     def _begun(self) -> dict[str, Value]:

@@ -23,7 +23,9 @@ def test_the_five_classics_are_set_beside_their_claims_and_a_second_run_trains_n
     told = json.loads(baselines("--json"))
     assert told["study"] == "digits-baselines" and len(told["baselines"]) == 5
     assert all(row["metrics"]["test_accuracy"] > 0.6 for row in told["baselines"])
-    listed = subprocess.run([sys.executable, "-m", "autofash", "show", "--json"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [sys.executable, "-m", "autofash", "show", "--json"], capture_output=True, text=True, check=True
+    )
     study = json.loads(listed.stdout)
     assert len(study["openings"]) == 5 and len(study["trials"]) == 5
     assert {trial["config"]["config"] for trial in study["trials"]} == {row["name"] for row in told["baselines"]}

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autofash.errors import SpaceError
-from autofash.space import ChoiceParam, FloatParam, IntParam, Space, load_space, load_starters, shipped_spaces
+from autofash.space import (
+    ChoiceParam,
+    FloatParam,
+    IntParam,
+    Space,
+    load_space,
+    load_starters,
+    shipped_spaces,
+    space_from_table,
+)
 
 HEAD = ChoiceParam(values=["dense", "average"])
 UNITS = ChoiceParam(values=[64, 128], when={"head": ["dense"]})
@@ -71,6 +80,15 @@ def test_the_fingerprint_follows_what_is_searched_not_what_it_is_called() -> Non
     assert three.difference(one.table()) == [
         "width {low = 8, high = 64, step = 1, log = False} → {low = 8, high = 65, step = 1, log = False}"
     ]
+
+
+@pytest.mark.parametrize("name", [*shipped_spaces(), "starters", "baselines"])
+def test_a_space_survives_its_way_through_the_ledger(name: str) -> None:
+    space = load_space(name)
+    again = space_from_table(space.table(), name=name, where=name)
+    assert (
+        again.fingerprint == space.fingerprint and again.params == space.params and not again.difference(space.table())
+    )
 
 
 @pytest.mark.parametrize("name", shipped_spaces())
