@@ -19,7 +19,7 @@ from autofash.executors import Executor, ProcessExecutor
 from autofash.records import EpochReport, Outcome, Started, State, StudySettings, TrialRecord, TrialSpec
 from autofash.space import Space, load_space, load_starters
 from autofash.study import Study, StudyWriter
-from autofash.study.ledger import DEFAULT_STORAGE, check_name, list_studies, load_study, storage_exists
+from autofash.study.ledger import DEFAULT_STORAGE, check_name, study_names
 from autofash.study.pruners import check_pruner
 from autofash.study.samplers import check_sampler
 
@@ -251,15 +251,14 @@ class _Search:
         slot = min(set(range(self._plan.workers)) - set(self._running.values()))
         folder = self._writer.folder / "trials" / str(asked.number)
         folder.mkdir(parents=True, exist_ok=True)
-        epochs = min(self._settings.epochs, int(asked.config.get("epochs", self._settings.epochs)))
-        self._tell(TrialBegan(asked.number, dict(asked.config), epochs, asked.origin))
+        self._tell(TrialBegan(asked.number, dict(asked.config), asked.epochs, asked.origin))
         self._running[asked.number] = slot
         executor.submit(
             TrialSpec(
                 trial=asked.number,
                 config=asked.config,
                 seed=asked.seed,
-                epochs=self._settings.epochs,
+                epochs=asked.epochs,
                 data=self._data.folder,
                 objective=self._settings.objective,
                 task=self._task,
@@ -301,11 +300,7 @@ class _Search:
 def _settled(request: SearchRequest, progress: Progress | None) -> tuple[StudySettings, str, data.PreparedData]:
     """The request with every gap filled: from the study where there is one, else from the defaults."""
     _check(request)
-    known = (
-        {found.name for found in list_studies(request.storage)}
-        if request.study is None or storage_exists(request.storage)
-        else set()
-    )
+    known = study_names(request.storage)
     before = (
         Study(request.study, request.storage).settings if request.study in known and not request.new_study else None
     )
@@ -377,8 +372,7 @@ def _total(request: SearchRequest, name: str) -> int | None:
     """Finished trials that the study shall have; None where the study keeps its own."""
     if request.more is None:
         return request.trials
-    known = {found.name for found in list_studies(request.storage)}
-    return request.more + (load_study(name, request.storage).target if name in known else 0)
+    return request.more + (Study(name, request.storage).target if name in study_names(request.storage) else 0)
 
 
 def _names(name: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ class TrialSpec:
     trial: int  # number in the study, from 0
     config: Config  # the whole config, "family" included
     seed: int  # 0 to 2**31 - 1
-    epochs: int  # most epochs to train, from 1
+    epochs: int  # most epochs to train, from 1; the length of its learning-rate schedule
     data: str  # folder that data.cache prepared
     objective: str = "accuracy"  # a name in OBJECTIVES
     task: str = "autofash.training:run_trial"  # module:function that runs it

@@ -24,6 +24,7 @@ from autofash.errors import AutofashError, DataError, Interrupted, ResourceError
 from autofash.executors import Executor, ProcessExecutor
 from autofash.records import Ending, EpochReport, FittedModel, Outcome, Report, TrialRecord, TrialSpec, Verdict
 from autofash.study import Study
+from autofash.study.writer import epochs_of
 
 FORMAT = 1
 MODEL, MANIFEST, PREDICTIONS = "model.keras", "manifest.json", "test_predictions.npz"
@@ -190,7 +191,7 @@ def _refitted(
         trial=record.number,
         config=record.config,
         seed=record.seed,
-        epochs=settings.epochs,
+        epochs=epochs_of(record.config, settings.epochs),
         data=prepared.folder,
         task="autofash.refitting:fit_task",
         threads=plan.threads,

@@ -37,7 +37,7 @@ def run_trial(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
         (found.validation_images, found.validation_labels),
         len(found.classes),
         report,
-        epochs=epochs_of(spec),
+        epochs=spec.epochs,
     )
     return {"parameters": model.count_params()}
 
@@ -58,16 +58,11 @@ def take_resources(spec: TrialSpec) -> None:
     keras.utils.set_random_seed(spec.seed)
 
 
-def epochs_of(spec: TrialSpec) -> int:
-    """Most epochs of this trial: the study's, or the config's own where they are fewer."""
-    return min(spec.epochs, int(spec.config.get("epochs", spec.epochs)))
-
-
 def compiled(spec: TrialSpec, image_shape: tuple[int, ...], classes: int, images: int) -> keras.Model:
     """The model of spec.config, ready to train on this many images for its epochs."""
     height, width, channels = image_shape
     model = models.build(spec.config, (height, width, channels), classes)
-    steps = max(1, images // _batch_size(spec.config, images)) * epochs_of(spec)
+    steps = max(1, images // _batch_size(spec.config, images)) * spec.epochs
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=float(spec.config.get("label_smoothing", 0.0)))
     model.compile(optimizer=optimizer(spec.config, steps), loss=loss, metrics=["accuracy"])
     return model
@@ -210,6 +205,8 @@ class _Reporting(keras.callbacks.Callback):
 
 class _NonFinite(keras.callbacks.Callback):
     """Ends a fit within 50 steps of its loss leaving the finite numbers, rather than at the epoch's end."""
+
+    async_safe = True  # the loss is read every 50 steps only, so that Keras need not wait for it after each
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         if logs and batch % 50 == 49 and not math.isfinite(logs["loss"]):

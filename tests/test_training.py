@@ -4,7 +4,6 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -70,12 +69,6 @@ def test_a_trial_learns_real_digits_and_reports_each_epoch() -> None:
 
 def test_a_stop_ends_the_training_after_that_epoch() -> None:
     assert len(run(spec(epochs=9), stop_after=2)) == 2
-
-
-def test_a_configs_own_epochs_are_fewer_never_more() -> None:
-    for own, most in ((2, 5), (9, 3)):
-        given = spec(epochs=most)
-        assert len(run(replace(given, config={**given.config, "epochs": own}))) == min(own, most)
 
 
 def test_training_stops_at_the_training_accuracy_that_was_asked_for() -> None:

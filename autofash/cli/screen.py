@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from types import TracebackType
@@ -170,18 +171,25 @@ class PlainLines:
                 pass
 
 
+def warn_of_substitution(event: SearchEvent) -> None:
+    """A listener that prints nothing but, on stderr, that another data set had to serve."""
+    if isinstance(event, SearchBegan) and event.study.settings.substituted:
+        print(f"autofash: warning[W-DATA]: {substitution(event)}", file=sys.stderr)
+
+
+def substitution(event: SearchBegan) -> str:
+    """Which data set serves instead of which."""
+    settings = event.study.settings
+    return f"{settings.substituted} was not found and could not be fetched: searching on {settings.dataset} instead"
+
+
 def opening_lines(event: SearchBegan) -> list[Text]:
     """What is searched, on which data and machine, and what is there already."""
     settings, prepared = event.study.settings, event.data
     height, width, channels = prepared.image_shape
     lines = []
     if settings.substituted:
-        lines.append(
-            Text(
-                f"{settings.substituted} was not found and could not be fetched: searching on {settings.dataset} instead.",
-                style="bold yellow",
-            )
-        )
+        lines.append(Text(substitution(event), style="bold yellow"))
     lines.append(
         Text.assemble(
             (event.study.name, "bold"),

@@ -115,7 +115,7 @@ def search(
         storage=storage_url(storage),
     )
     if json or quiet:
-        found = loop.search(request)
+        found = loop.search(request, [screen.warn_of_substitution])
     elif sys.stdout.isatty() and console.is_terminal:
         with screen.LiveScreen(console) as live:
             found = loop.search(request, [live], progress=live.download)

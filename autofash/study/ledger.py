@@ -200,6 +200,16 @@ def list_studies(storage: str = DEFAULT_STORAGE) -> list[StudySummary]:
     return sorted(summaries, key=lambda summary: summary.updated, reverse=True)
 
 
+def study_names(storage: str) -> set[str]:
+    """Names of all studies of a storage, without reading a trial. Raises LedgerError."""
+    with ledger_errors(storage):
+        return (
+            {found.study_name for found in open_storage(storage).get_all_studies()}
+            if storage_exists(storage)
+            else set()
+        )
+
+
 def create_or_load(name: str, storage: str, settings: StudySettings | None, target: int) -> optuna.Study:
     """The Optuna study of this name for its writer, made with these settings where it does not exist yet."""
     opened = open_storage(storage, write=True)

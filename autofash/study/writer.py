@@ -45,6 +45,7 @@ class Asked:
     number: int
     config: Config  # "family" included
     seed: int  # of the trial, 0 to 2**31 - 1
+    epochs: int  # most that it trains: the study's, or the config's own where they are fewer
     origin: str
 
 
@@ -52,6 +53,7 @@ class Asked:
 class _Open:
     trial: optuna.Trial
     config: Config
+    epochs: int
     reports: list[EpochReport] = field(default_factory=list)
     stopped: str = ""  # why it was told to stop
 
@@ -162,7 +164,7 @@ class StudyWriter:
         with ledger_errors(self.read.storage):
             running.trial.report(report.objective, report.epoch)
             self._study.pruner = make_pruner(self._settings.pruner, self._settings.epochs)
-            if report.epoch < self._settings.epochs and running.trial.should_prune():
+            if report.epoch < running.epochs and running.trial.should_prune():
                 running.stopped = why_pruned(
                     self._settings.pruner, self._study, report.trial, report.epoch, report.objective
                 )
@@ -216,8 +218,9 @@ class StudyWriter:
         noted = trial.user_attrs
         if "seed" not in noted:
             trial.set_user_attr("seed", seed_of(self._settings.seed, trial.number))
-        self._open[trial.number] = _Open(trial, config)
-        return Asked(trial.number, config, int(trial.user_attrs["seed"]), str(noted.get("origin", "sampled")))
+        epochs = epochs_of(config, self._settings.epochs)
+        self._open[trial.number] = _Open(trial, config, epochs)
+        return Asked(trial.number, config, int(trial.user_attrs["seed"]), epochs, str(noted.get("origin", "sampled")))
 
     def _queue_untried(self, duplicates: int) -> bool:
         """Where the sampler only repeats itself and configs can be counted, queue one that is left; False when none is."""
@@ -296,6 +299,11 @@ class StudyWriter:
 def seed_of(seed: int, trial: int) -> int:
     """The seed of a trial, from its study's: 0 to 2**31 - 1."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{trial}".encode()).digest()[:4], "big") >> 1
+
+
+def epochs_of(config: Config, most: int) -> int:
+    """Epochs that a config trains in a study of at most this many: its own where it has fewer."""
+    return min(most, int(config.get("epochs", most)))
 
 
 def _check_same(study: Study, settings: StudySettings) -> None:

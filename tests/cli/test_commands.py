@@ -225,3 +225,15 @@ def test_ctrl_c_on_the_terminal_keeps_what_is_finished_and_prints_how_to_resume(
         [[running]] = ledger.execute("SELECT count(*) FROM trials WHERE state = 'RUNNING'")
         [[complete]] = ledger.execute("SELECT count(*) FROM trials WHERE state = 'COMPLETE'")
     assert running == 0 and complete >= 1
+
+
+@pytest.mark.usefixtures("offline")
+def test_digits_serve_loudly_where_fashion_mnist_cannot_be_had_and_the_study_remembers() -> None:
+    done = autofash("search", "--space", "mlp", "--trials", "1", "--epochs", "1", "--quiet", seconds=120)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "autofash: warning[W-DATA]: fashion_mnist was not found and could not be fetched: searching on digits instead\n"
+    )
+    assert json.loads(autofash("show", "--json").stdout)["settings"]["substituted"] == "fashion_mnist"
+    refused = autofash("search", "--dataset", "fashion_mnist")
+    assert refused.returncode == 3 and "--dataset digits" in refused.stderr and refused.stderr.count("\n") == 1
