@@ -38,9 +38,7 @@ def run(given: TrialSpec, stop_after: int = 99) -> list[EpochReport]:
     found = training.data.load(given.data)
     model = training.compiled(given, found.train_images.shape[1:], 10, len(found.train_images))
     watched = (found.validation_images, found.validation_labels)
-    training.fit(
-        model, given, found.train_images, found.train_labels, watched, 10, report, epochs=training.epochs_of(given)
-    )
+    training.fit(model, given, found.train_images, found.train_labels, watched, 10, report, epochs=given.epochs)
     return reports
 
 
