@@ -16,7 +16,7 @@ from pathlib import Path
 from autofash import data, hardware
 from autofash.errors import Interrupted, NoTrial, Problem, UsageError, unknown
 from autofash.executors import Executor, ProcessExecutor
-from autofash.records import EpochReport, Outcome, Started, State, StudySettings, TrialRecord, TrialSpec
+from autofash.records import Ending, EpochReport, Outcome, Started, State, StudySettings, TrialRecord, TrialSpec
 from autofash.space import Space, load_space, load_starters
 from autofash.study import Study, StudyWriter
 from autofash.study.ledger import DEFAULT_STORAGE, check_name, study_names
@@ -275,7 +275,7 @@ class _Search:
         if record.finished:
             self._finished += 1
             self._failures.clear()
-        elif outcome.ending != "lost":
+        elif outcome.ending is not Ending.LOST:
             self._failures.append(record.why)
         if record.state is State.COMPLETE and record.value is not None:
             self._best = max(record.value, self._best or 0.0)

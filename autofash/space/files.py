@@ -76,7 +76,7 @@ def space_from_table(table: Mapping[str, Any], *, name: str, where: str) -> Spac
 
 
 def load_starters() -> list[NamedConfig]:
-    """The known-good configs that a search begins with, best first."""
+    """The known-good configs that a search begins with."""
     return list(load_space("starters").configs.values())
 
 
