@@ -97,7 +97,8 @@ def print_fitted(study: Study, fitted: FittedModel) -> None:
     say(
         f"validation      {percent(metrics['validation_accuracy'])}  [dim]the best of {complete} in the search, so it flatters[/]"
     )
-    say(f"reloaded file   within {metrics['drift']:.1g} of the model in every probability")
+    drift = metrics["drift"]
+    say("reloaded file   answers " + (f"within {drift:.1g} of the model" if drift else "exactly as the model does"))
     if len(study.openings) > 1:
         say(f"[yellow]the test set has been opened {len(study.openings)} times for this study[/]")
     say(f"\nthe model       [bold]{escape(str(fitted.model))}[/]  [dim]{metrics['parameters']:,.0f} parameters[/]")

@@ -30,6 +30,7 @@ class LiveScreen:
         self._began: SearchBegan | None = None
         self._since = time.monotonic()
         self._note = "reading the data"
+        self._download: tuple[str, int, int] | None = None
         self._running: dict[int, TrialBegan] = {}
         self._curves: dict[int, list[EpochReport]] = {}
         self._recent: deque[TrialRecord] = deque(maxlen=RECENT)
@@ -48,7 +49,7 @@ class LiveScreen:
 
     def download(self, name: str, done: int, total: int) -> None:
         """Show how far a download is."""
-        self._note = f"fetching {name}: {done / 1e6:.1f}" + (f" of {total / 1e6:.1f} MB" if total else " MB")
+        self._download = (name, done, total)
 
     def __call__(self, event: SearchEvent) -> None:
         """Take in an event."""
@@ -79,6 +80,8 @@ class LiveScreen:
                 self._note = event.why
 
     def _drawn(self) -> RenderableType:
+        if self._began is None and self._download is not None:
+            return _download_row(*self._download)
         if self._began is None:
             return Text(f"⋯ {self._note}", style="dim")
         parts: list[RenderableType] = [self._head()]
@@ -169,6 +172,13 @@ class PlainLines:
                 print(f"{event.why} ({duration(event.seconds)})", flush=True)
             case _:
                 pass
+
+
+def _download_row(name: str, done: int, total: int) -> RenderableType:
+    row = Table.grid(padding=(0, 2, 0, 0))
+    size = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
+    row.add_row(f"fetching {name}", ProgressBar(total=total or None, completed=done, width=24), Text(size, style="dim"))
+    return row
 
 
 def warn_of_substitution(event: SearchEvent) -> None:
