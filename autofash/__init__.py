@@ -107,7 +107,7 @@ def search(
     """Search a space for the best config, in as many processes as the machine has room for; called again, it resumes.
 
     space: name, file or Space; default cnn. dataset: fashion_mnist, mnist, cifar10 or digits; default the first where it is
-    found or can be fetched, else digits. trials: finished ones in all, default 50; more: beyond those that the study has.
+    found or can be fetched, else digits. trials: finished ones in all, default 50; more: raises that total.
     budget_seconds: wall clock. target: objective at which to stop, a fraction. epochs: most of each trial. sampler: tpe,
     random, grid, qmc, cmaes. pruner: asha, hyperband, median, none. objective: accuracy or macro_f1. storage: database URL,
     default sqlite:///studies/studies.db. listeners: called with every event of the search.

@@ -14,12 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from autofash import data, hardware
-from autofash.errors import Interrupted, NoTrial, Problem, UsageError, unknown
+from autofash.errors import Interrupted, NoTrial, Problem, ResourceError, UsageError, unknown
 from autofash.executors import Executor, ProcessExecutor
 from autofash.records import Ending, EpochReport, Outcome, Started, State, StudySettings, TrialRecord, TrialSpec
 from autofash.space import Space, load_space, load_starters
 from autofash.study import Study, StudyWriter
-from autofash.study.ledger import DEFAULT_STORAGE, check_name, study_names
+from autofash.study.ledger import DEFAULT_STORAGE, check_name, fitting_name, study_names
 from autofash.study.pruners import check_pruner
 from autofash.study.samplers import check_sampler
 
@@ -59,7 +59,6 @@ DEFAULTS = {
     "sampler": "tpe",
     "pruner": "asha",
     "objective": "accuracy",
-    "trials": 50,
 }
 
 
@@ -68,6 +67,7 @@ class SearchBegan:
     """The study is open, and trials are about to run."""
 
     study: Study
+    settings: StudySettings  # of this search: sampler and pruner may be others than those that the study began with
     plan: hardware.Plan
     data: data.PreparedData
     target: int  # finished trials in all
@@ -181,7 +181,11 @@ class _Search:
     def run(self, executor: Executor | None) -> None:
         trials = self._writer.trials()
         waiting = sum(trial.state is State.WAITING and trial.origin.startswith("retry") for trial in trials)
-        self._tell(SearchBegan(self._writer.read, self._plan, self._data, self._writer.target, self._finished, waiting))
+        self._tell(
+            SearchBegan(
+                self._writer.read, self._settings, self._plan, self._data, self._writer.target, self._finished, waiting
+            )
+        )
         if self._finished >= self._writer.target:
             self._end(f"all {self._finished} trials are finished already")
             return
@@ -250,7 +254,12 @@ class _Search:
             return
         slot = min(set(range(self._plan.workers)) - set(self._running.values()))
         folder = self._writer.folder / "trials" / str(asked.number)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot be made: {error.strerror}", "room and rights there", where=str(folder)
+            ) from None
         self._tell(TrialBegan(asked.number, dict(asked.config), asked.epochs, asked.origin))
         self._running[asked.number] = slot
         executor.submit(
@@ -275,8 +284,10 @@ class _Search:
         if record.finished:
             self._finished += 1
             self._failures.clear()
-        elif outcome.ending is not Ending.LOST:
-            self._failures.append(record.why)
+        else:
+            self._exhausted = False  # its retry may be queued
+            if outcome.ending is not Ending.LOST:
+                self._failures.append(record.why)
         if record.state is State.COMPLETE and record.value is not None:
             self._best = max(record.value, self._best or 0.0)
         self._tell(TrialEnded(record, self._finished, self._writer.target))
@@ -291,7 +302,7 @@ class _Search:
     def _raise_interrupted(self, number: int) -> None:
         kept = self._writer.finished()
         error = Interrupted(
-            f"interrupted: {kept} finished trials are kept", f"the same command again, it resumes {self._writer.name}"
+            f"interrupted: {kept} finished trials are kept", f"autofash search --study {self._writer.name}"
         )
         error.exit_code = 128 + number
         raise error
@@ -313,8 +324,8 @@ def _settled(request: SearchRequest, progress: Progress | None) -> tuple[StudySe
     dataset, folder, substituted = data.choose(
         request.dataset or (before.dataset if before else None), request.data_dir, progress
     )
-    name = request.study or f"{dataset}-{space.name}"
-    check_name(name)
+    name = request.study or fitting_name(f"{dataset}-{space.name}")
+    check_name(name, request.storage)
     if request.new_study:
         name = next(free for free in _names(name) if free not in known)
     elif before is None and name in known:
@@ -341,6 +352,7 @@ def _settled(request: SearchRequest, progress: Progress | None) -> tuple[StudySe
         starters=request.starters if request.starters is not None else before.starters if before else True,
         substituted=substituted,
     )
+    check_sampler(settings.sampler, space)
     return settings, name, prepared
 
 
@@ -358,6 +370,9 @@ def _check(request: SearchRequest) -> None:
     for name in ("trials", "more", "workers", "epochs"):
         if getattr(request, name) is not None and getattr(request, name) < 1:
             problems.append(Problem(f"--{name} {getattr(request, name)} is not above 0", f"--{name} 1"))
+    most = 8 * hardware.usable_cores()
+    if request.workers is not None and request.workers > most:
+        problems.append(Problem(f"--workers {request.workers} is more than eight a core", f"--workers {most}"))
     if request.seed is not None and not 0 <= request.seed < 2**31:
         problems.append(Problem(f"--seed {request.seed} is not between 0 and {2**31 - 1}", "--seed 0"))
     if request.target is not None and not 0 < request.target <= 1:

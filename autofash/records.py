@@ -26,7 +26,7 @@ class TrialSpec:
     task: str = "autofash.training:run_trial"  # module:function that runs it
     threads: int = 1  # of the trial's process, from 1
     precision: str = "float32"  # a Keras dtype policy
-    device: str = ""  # CUDA_VISIBLE_DEVICES of the process; empty: no GPU
+    device: str = ""  # CUDA_VISIBLE_DEVICES of the process; empty: left as it is
     log: str = ""  # file for its stdout and stderr; empty: none
     options: Mapping[str, Any] = field(default_factory=dict)  # JSON for tasks other than a search's trial
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from autofash import data, hardware
 from autofash.data.heldout import open_test
-from autofash.errors import AutofashError, DataError, Interrupted, ResourceError, UnsafeFile
+from autofash.errors import AutofashError, DataError, Interrupted, NoTrial, ResourceError, UnsafeFile
 from autofash.executors import Executor, ProcessExecutor
 from autofash.records import Ending, EpochReport, FittedModel, Outcome, Report, TrialRecord, TrialSpec, Verdict
 from autofash.study import Study
@@ -54,7 +54,7 @@ def refit(
     record = study.best() if trial is None else study.trial(trial)
     epochs = epochs or record.best_epoch
     if epochs is None:
-        raise DataError(f"trial {record.number} never finished an epoch", "another --trial")
+        raise NoTrial(f"trial {record.number} never finished an epoch", "another --trial")
     folder = study.folder / ("best" if trial is None else f"trial-{trial}")
     saved = _saved(folder, study, record, epochs)
     if saved is not None:
@@ -215,9 +215,19 @@ def _refitted(
     testing = replace(spec, task="autofash.refitting:test_task", precision="float32")
     tested = _run(executor, testing, lambda _: None, log)
     study.note_result(opening, dict(tested))
-    metrics = {**tested, **fitted, "validation_accuracy": record.value or 0.0, "refit_seconds": round(seconds, 3)}
+    metrics = {
+        **tested,
+        **fitted,
+        "validation_accuracy": _validation_accuracy(record),
+        "refit_seconds": round(seconds, 3),
+    }
     _write_manifest(folder, study, record, epochs, prepared, metrics)
     return metrics
+
+
+def _validation_accuracy(record: TrialRecord) -> float:
+    """Accuracy of the trial's best epoch, whatever the study's objective was."""
+    return next((said.accuracy for said in record.reports if said.epoch == record.best_epoch), record.value or 0.0)
 
 
 def _run(executor: Executor, spec: TrialSpec, on_report: Callable[[EpochReport], None], log: Path) -> Mapping[str, Any]:

@@ -6,7 +6,6 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from autofash.cli.options import DataDir, Json, Storage, StudyArgument, storage_url
 
@@ -82,7 +81,7 @@ def best(
 
 def print_fitted(study: Study, fitted: FittedModel) -> None:
     """What was made, how good it is, and where it lies."""
-    from autofash.cli.terminal import percent, say
+    from autofash.cli.terminal import percent, say, shown
 
     metrics = fitted.metrics
     told = "trained on train + validation, tested once, saved, reloaded and compared"
@@ -101,4 +100,4 @@ def print_fitted(study: Study, fitted: FittedModel) -> None:
     say("reloaded file   answers " + (f"within {drift:.1g} of the model" if drift else "exactly as the model does"))
     if len(study.openings) > 1:
         say(f"[yellow]the test set has been opened {len(study.openings)} times for this study[/]")
-    say(f"\nthe model       [bold]{escape(str(fitted.model))}[/]  [dim]{metrics['parameters']:,.0f} parameters[/]")
+    say(f"\nthe model       [bold]{shown(fitted.model)}[/]  [dim]{metrics['parameters']:,.0f} parameters[/]")

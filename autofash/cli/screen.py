@@ -62,8 +62,8 @@ class LiveScreen:
                 for line in opening_lines(event):
                     self._console.print(line)
             case TrialBegan():
+                self._curves[event.trial] = []  # first: another thread draws what runs
                 self._running[event.trial] = event
-                self._curves[event.trial] = []
             case Started():
                 self._note = ""
             case TrialReported():
@@ -120,7 +120,7 @@ class LiveScreen:
 
     def _running_table(self) -> Table:
         made = table("running>", "epoch>", "validation", ">", "config")
-        for number, begun in sorted(self._running.items()):
+        for number, begun in sorted(dict(self._running).items()):
             reports = self._curves[number]
             made.add_row(
                 str(number),
@@ -133,7 +133,7 @@ class LiveScreen:
 
     def _recent_table(self) -> Table:
         made = table("finished>", "", "validation", ">", "time>", "")
-        for record in reversed(self._recent):
+        for record in reversed(list(self._recent)):
             made.add_row(
                 str(record.number),
                 state_text(record.state),
@@ -183,19 +183,19 @@ def _download_row(name: str, done: int, total: int) -> RenderableType:
 
 def warn_of_substitution(event: SearchEvent) -> None:
     """A listener that prints nothing but, on stderr, that another data set had to serve."""
-    if isinstance(event, SearchBegan) and event.study.settings.substituted:
+    if isinstance(event, SearchBegan) and event.settings.substituted:
         print(f"autofash: warning[W-DATA]: {substitution(event)}", file=sys.stderr)
 
 
 def substitution(event: SearchBegan) -> str:
     """Which data set serves instead of which."""
-    settings = event.study.settings
+    settings = event.settings
     return f"{settings.substituted} was not found and could not be fetched: searching on {settings.dataset} instead"
 
 
 def opening_lines(event: SearchBegan) -> list[Text]:
     """What is searched, on which data and machine, and what is there already."""
-    settings, prepared = event.study.settings, event.data
+    settings, prepared = event.settings, event.data
     height, width, channels = prepared.image_shape
     lines = []
     if settings.substituted:

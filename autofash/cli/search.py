@@ -19,9 +19,7 @@ def search(
     trials: Annotated[
         int | None, typer.Option(help="Finished trials in all; the study's own total, or 50.", show_default=False)
     ] = None,
-    more: Annotated[
-        int | None, typer.Option(help="Finished trials beyond the study's total.", show_default=False)
-    ] = None,
+    more: Annotated[int | None, typer.Option(help="Raise the study's total by this many.", show_default=False)] = None,
     budget: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Stop after this much wall clock: 30m, 90s, 1h30m.", show_default=False),

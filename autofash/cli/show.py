@@ -56,10 +56,10 @@ def print_study(console: Console, study: Study) -> None:
     """What the study is, and all its trials, the best first."""
     from rich.text import Text
 
-    from autofash.cli.terminal import brief, config_text, duration, percent, say, sparkline, state_text, table
+    from autofash.cli.terminal import brief, config_text, duration, percent, say, shown, sparkline, state_text, table
 
     summary, settings = study.summary(), study.settings
-    how = f"{settings.space} on {settings.dataset}, by {settings.sampler} and {settings.pruner}, seed {settings.seed}"
+    how = f"{shown(settings.space)} on {settings.dataset}, by {settings.sampler} and {settings.pruner}, seed {settings.seed}"
     say(f"[bold]{study.name}[/]  {how}")
     counts = f"{summary.complete} complete, {summary.pruned} pruned, {summary.failed} failed"
     finished = summary.complete + summary.pruned
@@ -88,13 +88,13 @@ def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
     """One trial: rank, config, curve."""
     from rich.columns import Columns
 
-    from autofash.cli.terminal import duration, percent, table, value_text
+    from autofash.cli.terminal import duration, percent, say, shown, table, value_text
 
     ranked = [other.number for other in study.leaderboard()]
     place = (
         f"rank {ranked.index(record.number) + 1} of {len(ranked)} complete"
         if record.number in ranked
-        else f"{record.state}: {record.why}"
+        else f"{record.state}: {shown(record.why)}"
         if record.why
         else str(record.state)
     )
@@ -119,4 +119,4 @@ def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
     console.print(Columns([config, curve] if record.reports else [config], padding=(0, 4)))
     log = study.folder / "trials" / str(record.number) / "log.txt"
     if log.exists():
-        console.print(f"\n[dim]log: {log}[/]")
+        say(f"\n[dim]log: {shown(log)}[/]")

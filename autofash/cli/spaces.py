@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from autofash.cli.options import Json
 
@@ -32,12 +31,12 @@ def spaces(
 
     **autofash spaces --check my_space.toml**
     """
-    from autofash.cli.terminal import brief, config_text, console, print_json, say, table
+    from autofash.cli.terminal import brief, config_text, console, print_json, say, shown, table
     from autofash.space import load_space, shipped_spaces
 
     if check is not None:
         space = load_space(check)
-        say(f"{escape(str(check))}: [green]fine[/], family {space.family}, {len(space.params)} parameters")
+        say(f"{shown(check)}: [green]fine[/], family {space.family}, {len(space.params)} parameters")
         return
     if name is None:
         found = [load_space(shipped) for shipped in shipped_spaces()]
@@ -58,11 +57,11 @@ def spaces(
     if json:
         print_json({"name": space.name, "about": space.about, "fingerprint": space.fingerprint, **space.table()})
         return
-    console.print(f"[bold]{space.name}[/]  {space.about or space.family}\n")
+    console.print(f"[bold]{shown(space.name)}[/]  {shown(space.about or space.family)}\n")
     if space.configs:
         made = table("config", "parameters")
         for config in space.configs.values():
-            made.add_row(config.name, brief(config_text(config.config)))
+            made.add_row(shown(config.name), brief(config_text(config.config)))
     else:
         made = table("parameter", "values", "only when")
         for parameter, param in space.params.items():

@@ -10,7 +10,7 @@ def studies(storage: Storage = None, json: Json = False) -> None:
 
     **autofash studies**
     """
-    from autofash.cli.terminal import ago, console, percent, plain, print_json, table
+    from autofash.cli.terminal import ago, console, percent, plain, print_json, shown, table
     from autofash.study import list_studies
 
     found = list_studies(storage_url(storage))
@@ -25,7 +25,7 @@ def studies(storage: Storage = None, json: Json = False) -> None:
         made.add_row(
             summary.name,
             summary.dataset,
-            summary.space,
+            shown(summary.space),
             f"{summary.complete + summary.pruned} of {summary.trials}",
             str(summary.failed),
             percent(summary.best),

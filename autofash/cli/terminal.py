@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -99,6 +100,11 @@ def table(*columns: str, title: str | None = None) -> Table:
         justify: Literal["left", "right"] = "right" if name.endswith(">") else "left"
         made.add_column(name.rstrip(">"), justify=justify, no_wrap=place < len(columns))
     return made
+
+
+def shown(text: object) -> str:
+    """What a user or a library wrote, fit for a line with markup: no tag of it counts, no character of it draws."""
+    return escape(printable(str(text)))
 
 
 def brief(text: str, style: str = "") -> Text:

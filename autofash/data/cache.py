@@ -53,7 +53,7 @@ def prepare(dataset: str, folder: Path, *, seed: int, validation: float) -> Prep
     place = cache_folder() / f"{dataset}-{hashlib.sha256(files.encode()).hexdigest()[:16]}"
     try:
         return _described(place)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         pass  # not there, or damaged: made anew
     try:
         return _written(place, dataset, folder, seed, validation)

@@ -7,6 +7,7 @@ published SHA-256 before anything is read, the test set's too, so that a refit h
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -170,7 +171,7 @@ def locate(dataset: str, data_dir: Path | None, progress: Progress | None = None
     if not wanted.files:
         return Path()
     for folder in _folders(wanted, data_dir):
-        present = [name for name in wanted.files if (folder / name).exists()]
+        present = [name for name in wanted.files if os.path.exists(folder / name)]
         if len(present) == len(wanted.files):
             for name, digest in wanted.files.items():
                 _verify(folder / name, digest)
@@ -185,7 +186,7 @@ def keras_cache() -> Path:
 
 def _folders(wanted: Source, data_dir: Path | None) -> list[Path]:
     chosen = data_dir or (Path(found) if (found := os.environ.get("AUTOFASH_DATA_DIR")) else None)
-    if data_dir is not None and not data_dir.is_dir():
+    if data_dir is not None and not os.path.isdir(data_dir):
         raise UsageError(f"--data-dir {data_dir} is no folder", "a folder that holds the files")
     own = [chosen / wanted.folder, chosen] if chosen else []
     return list(dict.fromkeys([*own, keras_cache() / wanted.folder]))
@@ -216,8 +217,8 @@ def _fetch(dataset: str, wanted: Source, progress: Progress | None) -> Path:
             for name, digest in wanted.files.items():
                 if not (folder / name).exists():
                     _download(wanted.origin + name, folder / name, digest, progress)
-    except OSError as error:  # URLError and timeouts are OSErrors too
-        reason = getattr(error, "reason", None) or error.strerror or error
+    except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors too
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise DataMissing(
             f"{dataset} was not found and could not be fetched ({reason})",
             f"put {', '.join(wanted.files)} into {folder}, or name their folder with --data-dir or AUTOFASH_DATA_DIR, "

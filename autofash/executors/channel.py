@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 Message = dict[str, Any]
-ORDER = 8  # bytes of a trial's number, which the server is sent with the trial's socket
+ORDER = 8  # bytes of an order's number, which the server is sent with the trial's socket
 
 
 class Channel:

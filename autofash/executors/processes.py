@@ -24,6 +24,7 @@ MOST_RESTARTS = 3  # of the server, without a trial that ended well in between
 
 @dataclass(slots=True)
 class _Running:
+    order: int  # of this submission: a trial may be submitted again
     channel: Channel
     submitted: float  # monotonic
 
@@ -40,7 +41,7 @@ class ProcessExecutor:
         self._selector = selectors.DefaultSelector()
         self._running: dict[int, _Running] = {}
         self._events: list[Event] = []
-        self._restarts = 0
+        self._restarts = self._submitted = 0
         self.server: subprocess.Popen[bytes] | None = None
         self.started_as = ""  # "fork" or "spawn", once the server is ready
         self._start()
@@ -49,13 +50,14 @@ class ProcessExecutor:
         """Run this trial in a new process. Raises ResourceError when the server cannot be started."""
         if self.server is None:
             self._start()
-        ours, theirs = socket.socketpair()
-        running = _Running(Channel(ours), time.monotonic())
+        ours, theirs = self._socketpair()
+        self._submitted += 1
+        running = _Running(self._submitted, Channel(ours), time.monotonic())
         try:
-            socket.send_fds(self._control.sock, [spec.trial.to_bytes(ORDER, "big")], [theirs.fileno()])
+            socket.send_fds(self._control.sock, [running.order.to_bytes(ORDER, "big")], [theirs.fileno()])
             running.channel.send(asdict(spec))
-        except OSError:  # the server died; events() will say the trial is lost, and the next submit restarts it
-            pass
+        except OSError:
+            pass  # the server died: events() will say that the trial is lost, and the next submit starts another
         finally:
             theirs.close()
         self._running[spec.trial] = running
@@ -95,9 +97,14 @@ class ProcessExecutor:
                 f"look into {self._log or 'its log'}",
                 code="E-SERVER",
             )
-        ours, theirs = socket.socketpair()
+        ours, theirs = self._socketpair()
         os.set_inheritable(theirs.fileno(), True)
-        out = self._log.open("ab") if self._log else None
+        try:
+            out = self._log.open("ab") if self._log else None
+        except OSError as error:
+            raise ResourceError(
+                f"cannot be written: {error.strerror}", "room and rights there", where=str(self._log)
+            ) from None
         try:
             self.server = subprocess.Popen(
                 [sys.executable, "-m", "autofash.executors.server", str(theirs.fileno()), self._preload],
@@ -108,6 +115,7 @@ class ProcessExecutor:
                 # One thread after `import keras`, which is what makes forking safe; a trial raises its own counts.
                 env={
                     "TF_CPP_MIN_LOG_LEVEL": "2",
+                    "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # several trials may share a GPU
                     **os.environ,
                     "OMP_NUM_THREADS": "1",
                     "OPENBLAS_NUM_THREADS": "1",
@@ -125,6 +133,14 @@ class ProcessExecutor:
         self._control = Channel(ours)
         self._selector.register(self._control, selectors.EVENT_READ, None)
 
+    def _socketpair(self) -> tuple[socket.socket, socket.socket]:
+        try:
+            return socket.socketpair()
+        except OSError as error:
+            raise ResourceError(
+                f"no process can be started: {error.strerror}", "fewer --workers", code="E-SERVER"
+            ) from None
+
     def _hear_server(self) -> None:
         messages = self._control.receive()
         if messages is None:
@@ -141,13 +157,18 @@ class ProcessExecutor:
                 )
             if "ready" in message:
                 self.started_as = message["start"]
-            elif message.get("exited") in self._running:
-                # It ended without a word: whatever it said before lies in its socket, and is heard first.
-                trial = message["exited"]
-                while trial in self._running and self._hear_trial(trial):
-                    pass
-                if trial in self._running:
-                    self._end(trial, Ending.DIED, _cause_of_death(message["status"]))
+            else:
+                self._hear_of_death(message["exited"], message["status"])
+
+    def _hear_of_death(self, order: int, status: int) -> None:
+        """A process ended. Where that is news, whatever it said before lies in its socket, and is heard first."""
+        trial = next((trial for trial, running in self._running.items() if running.order == order), None)
+        if trial is None:
+            return
+        while trial in self._running and self._hear_trial(trial):
+            pass
+        if trial in self._running:
+            self._end(trial, Ending.DIED, _cause_of_death(status))
 
     def _hear_trial(self, trial: int) -> bool:
         """Pass on what the trial says; False when there is nothing more to hear."""
@@ -191,12 +212,14 @@ class ProcessExecutor:
         assert self.server is not None
         self._selector.unregister(self._control)
         self._control.close()  # upon which it kills its children and ends
+        if not self.started_as:  # still importing: it has no children yet, and would not listen
+            self.server.kill()
         try:
             self.server.wait(CLOSING_SECONDS)
-        except subprocess.TimeoutExpired:  # still importing: it has no children yet
+        except subprocess.TimeoutExpired:
             self.server.kill()
             self.server.wait()
-        self.server = None
+        self.server, self.started_as = None, ""
 
 
 def _cause_of_death(status: int) -> str:

@@ -39,5 +39,6 @@ def reason(error: BaseException) -> str:
     """An exception as one line: our own as they are, any other with its type."""
     if isinstance(error, AutofashError):
         return str(error)
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+    # TensorFlow's first line is often no more than "Graph execution error:".
+    text = " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

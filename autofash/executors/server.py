@@ -63,7 +63,7 @@ def why_not_to_fork(module: ModuleType) -> str:
 class _Server:
     def __init__(self, control: Channel, *, fork: bool) -> None:
         self._control, self._fork = control, fork
-        self._trials: dict[int, int] = {}  # process → trial
+        self._orders: dict[int, int] = {}  # process → the order that it carries out
         self._spawned: dict[int, subprocess.Popen[bytes]] = {}
         self._wake, wakes = socket.socketpair()
         for end in (self._wake, wakes):
@@ -86,15 +86,15 @@ class _Server:
                     self._end()
 
     def _obey(self, selector: selectors.BaseSelector) -> bool:
-        """Start the trial whose socket comes; False when the coordinator is gone."""
+        """Start a child for the socket that comes; False when the coordinator is gone."""
         try:
             order, descriptors, _, _ = socket.recv_fds(self._control.sock, ORDER, 1)
         except ConnectionError:
             return False
         if len(order) < ORDER:
             return False
-        trial, descriptor = int.from_bytes(order, "big"), descriptors[0]
-        self._trials[self._forked(descriptor, selector) if self._fork else self._started(descriptor)] = trial
+        number, descriptor = int.from_bytes(order, "big"), descriptors[0]
+        self._orders[self._forked(descriptor, selector) if self._fork else self._started(descriptor)] = number
         os.close(descriptor)
         return True
 
@@ -128,18 +128,18 @@ class _Server:
         return process.pid
 
     def _reap(self) -> None:
-        for pid in list(self._trials):
+        for pid in list(self._orders):
             found, status = os.waitpid(pid, os.WNOHANG)
             if not found:
                 continue
             self._spawned.pop(pid, None)
             try:
-                self._control.send({"exited": self._trials.pop(pid), "status": os.waitstatus_to_exitcode(status)})
+                self._control.send({"exited": self._orders.pop(pid), "status": os.waitstatus_to_exitcode(status)})
             except OSError:
                 self._end()
 
     def _end(self) -> None:
-        for pid in self._trials:
+        for pid in self._orders:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:

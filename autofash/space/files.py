@@ -91,13 +91,15 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SpaceError(
             f"cannot be read: {error.strerror}",
-            "another path, or one of " + ", ".join(shipped_spaces()),
+            "another path, or --space " + " | ".join(shipped_spaces()),
             where=str(path),
         ) from None
     except UnicodeDecodeError as error:
         raise SpaceError(f"byte {error.start} is not UTF-8", "save the file as UTF-8", where=str(path)) from None
     except tomllib.TOMLDecodeError as error:
         raise SpaceError(f"not TOML: {error}", "mend that line", where=str(path)) from None
+    except ValueError as error:  # a whole number of more than 4,300 digits
+        raise SpaceError(f"not TOML: {error}", "a smaller number", where=str(path)) from None
     except RecursionError:
         raise SpaceError("nested too deeply", "at most a table in a table", where=str(path)) from None
 

@@ -84,14 +84,14 @@ class FloatParam(_Param):
     log: bool = False
 
     def _own_faults(self) -> Iterator[Fault]:
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
-            yield "low", "low and high must be finite", "low = 0.0"
+        if not math.isfinite(self.high - self.low):
+            yield "low", "low, high and the way between them must be finite", "low = 0.0"
             return
         yield from _range_faults(self.low, self.high, self.log)
         if self.step is None:
             return
-        if not self.step > 0 or not math.isfinite(self.step):
-            yield "step", f"step = {self.step:g} is not above 0", "leave step out"
+        if not self.step > 0 or not math.isfinite(self.step) or not math.isfinite((self.high - self.low) / self.step):
+            yield "step", f"step = {self.step:g} is not above 0, or too small", "leave step out"
         elif self.log:
             yield "step", "step and log exclude each other", "leave one out"
         elif self.high > self.low and not _divides(self.step, self.high - self.low):
@@ -178,9 +178,9 @@ Param = Annotated[IntParam | FloatParam | ChoiceParam | BoolParam, Field(discrim
 
 def _range_faults(low: float, high: float, log: bool) -> Iterator[Fault]:
     if low > high:
-        yield "low", f"low = {low:g} is above high = {high:g}", f"low = {high:g}, high = {low:g}"
+        yield "low", f"low = {low} is above high = {high}", f"low = {high}, high = {low}"
     if log and low <= 0:
-        yield "low", f"log = true needs low above 0, and low = {low:g}", "low = 1e-6, or leave log out"
+        yield "low", f"log = true needs low above 0, and low = {low}", "low = 1e-6, or leave log out"
 
 
 def _log_uniform(low: float, high: float, rng: random.Random) -> float:

@@ -120,6 +120,6 @@ def misfit(limits: Limits, value: Value) -> str:
             if isinstance(value, bool) or not isinstance(value, int):
                 return f"{value!r} is not a whole number"
         case Real(low, high):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
                 return f"{value!r} is not a number"
     return "" if low <= value <= high else f"{value!r} is not between {low:g} and {high:g}"

@@ -83,7 +83,7 @@ class _Snapshot:
             source = sqlite_path(self._source)
             if source is not None:
                 reading, writing = (
-                    sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30.0),
+                    sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0),
                     sqlite3.connect(self._path, timeout=30.0),
                 )
                 try:

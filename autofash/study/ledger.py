@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import sqlalchemy.exc
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from autofash.errors import LedgerError, NoTrial, StudyMissing, UsageError, unknown
+from autofash.errors import LedgerError, NoTrial, ResourceError, StudyMismatch, StudyMissing, UsageError, unknown
 from autofash.records import Config, EpochReport, State, StudySettings, StudySummary, TrialRecord
 from autofash.space import space_from_table
 
@@ -29,6 +30,22 @@ FORMAT = 1
 LOCK_SECONDS = 120.0
 DEFAULT_STORAGE = "sqlite:///studies/studies.db"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+DATABASE_TROUBLES = {  # what the database says → fact, fix, code
+    "malformed": (
+        "the database is damaged; it was not touched",
+        "a copy of it, or --storage with a new file",
+        "E-DB-CORRUPT",
+    ),
+    "not a database": ("this is no database; it was not touched", "--storage with another file", "E-DB-CORRUPT"),
+    "readonly": ("the database cannot be written", "chmod u+rw on it and its folder", "E-DB-READONLY"),
+    "unable to open": ("the database cannot be opened", "chmod u+rw on it and its folder", "E-DB-READONLY"),
+    "Permission denied": ("the database's folder cannot be used", "chmod u+rwx on it", "E-DB-READONLY"),
+    "locked": (
+        "the database was locked for two minutes",
+        "again, when the program that holds it is done",
+        "E-DB-LOCKED",
+    ),
+}
 STATES = {
     TrialState.COMPLETE: State.COMPLETE,
     TrialState.PRUNED: State.PRUNED,
@@ -203,18 +220,21 @@ def list_studies(storage: str = DEFAULT_STORAGE) -> list[StudySummary]:
 def study_names(storage: str) -> set[str]:
     """Names of all studies of a storage, without reading a trial. Raises LedgerError."""
     with ledger_errors(storage):
-        return (
-            {found.study_name for found in open_storage(storage).get_all_studies()}
-            if storage_exists(storage)
-            else set()
-        )
+        if not storage_exists(storage):
+            return set()
+        # One whose making was cut short has no format yet: whoever comes next makes it whole.
+        return {found.study_name for found in open_storage(storage).get_all_studies() if "format" in found.user_attrs}
 
 
-def create_or_load(name: str, storage: str, settings: StudySettings | None, target: int) -> optuna.Study:
+def create_or_load(name: str, storage: str, settings: StudySettings, target: int) -> optuna.Study:
     """The Optuna study of this name for its writer, made with these settings where it does not exist yet."""
     opened = open_storage(storage, write=True)
     study = optuna.create_study(study_name=name, storage=opened, direction="maximize", load_if_exists=True)
-    if "format" not in study.user_attrs and settings is not None:
+    if "format" not in study.user_attrs and study.get_trials(deepcopy=False):
+        raise StudyMismatch(
+            f"the study {name} is there already, and was not written by autofash", "--study with another name"
+        )
+    if "format" not in study.user_attrs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna's major version is pinned
             study.set_metric_names([f"validation {settings.objective.replace('_', ' ')}"])
@@ -286,11 +306,21 @@ def redacted(storage: str) -> str:
     return str(path) if path is not None else sqlalchemy.make_url(storage).render_as_string(hide_password=True)
 
 
-def check_name(name: str) -> None:
-    """Raise UsageError unless the name can be a study's: letters, digits, _ . -, at most 64, no dot in front."""
+def check_name(name: str, storage: str) -> None:
+    """Raise UsageError unless the name can be a study's and its folder's: letters, digits, _ . -, at most 64, no dot in front."""
     if not NAME.fullmatch(name):
-        fitting = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip(".")[:64] or "my-study"
-        raise UsageError(f"{name!r} cannot be a study's name: letters, digits, _ . and - only, at most 64", fitting)
+        raise UsageError(
+            f"{name!r} cannot be a study's name: letters, digits, _ . and - only, at most 64",
+            f"--study {fitting_name(name)}",
+        )
+    path = sqlite_path(storage)
+    if path is not None and name.startswith(path.name):
+        raise UsageError(f"{name!r} is the database's own name, and cannot be a study's", f"--study {path.stem}-1")
+
+
+def fitting_name(name: str) -> str:
+    """The nearest that can be a study's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip(".")[:64] or "my-study"
 
 
 @contextmanager
@@ -298,37 +328,21 @@ def ledger_errors(storage: str) -> Iterator[None]:
     """Turn what the database says into one line with a fix."""
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-        text = str(getattr(error, "__cause__", None) or error)
-        where = redacted(storage)
-        if "malformed" in text or "not a database" in text:
-            raise LedgerError(
-                "the database is damaged; it was not touched",
-                "a copy of it, or --storage with a new file",
-                where=where,
-                code="E-DB-CORRUPT",
-            ) from error
-        if "readonly" in text or "unable to open" in text or isinstance(error, PermissionError):
-            raise LedgerError(
-                "the database cannot be written",
-                f"chmod u+rw {where}, and its folder",
-                where=where,
-                code="E-DB-READONLY",
-            ) from error
-        if "locked" in text:
-            raise LedgerError(
-                "the database was locked for two minutes",
-                "again when the program that holds it is done",
-                where=where,
-                code="E-DB-LOCKED",
-            ) from error
-        if "full" in text:
-            raise LedgerError(
+    except ImportError as error:
+        raise LedgerError(
+            f"the database's driver is not installed: {error}", "pip install it", where=redacted(storage)
+        ) from error
+    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
+        text, where = str(error.__cause__ or error), redacted(storage)
+        if "disk is full" in text or "No space left" in text:
+            raise ResourceError(
                 "the disk is full", "the same command, once there is room", where=where, code="E-DISK-FULL"
             ) from error
-        raise LedgerError(
-            f"the database refuses: {text.splitlines()[0][:200]}", "--storage with another database", where=where
-        ) from error
+        fact, fix, code = next(
+            (told for word, told in DATABASE_TROUBLES.items() if word in text),
+            (f"the database refuses: {text.splitlines()[0][:200]}", "--storage with another database", "E-DB"),
+        )
+        raise LedgerError(fact, fix, where=where, code=code) from error
     except RuntimeError as error:
         if "version" not in str(error):
             raise

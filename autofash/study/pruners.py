@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 
 import optuna
@@ -60,8 +61,8 @@ def why_pruned(name: str, study: optuna.Study, number: int, epoch: int, value: f
             bar = reached[max(1, len(reached) // REDUCTION) - 1]
             return f"epoch {epoch}: {value:.4f} is below the rung's best third, {bar:.4f}"
         case "median":
-            complete = sorted(t.intermediate_values[epoch] for t in others if t.state is TrialState.COMPLETE)
-            middle = complete[len(complete) // 2] if complete else math.nan
+            complete = [t.intermediate_values[epoch] for t in others if t.state is TrialState.COMPLETE]
+            middle = statistics.median(complete) if complete else math.nan
             return f"epoch {epoch}: its best so far is below the median of complete trials there, {middle:.4f}"
         case _:
             return f"epoch {epoch}: {value:.4f} is not among the best third of its {name} bracket's rung"

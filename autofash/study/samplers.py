@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from autofash.errors import UsageError, unknown
+from autofash.errors import SpaceError, UsageError, unknown
 from autofash.records import Config, Value
 from autofash.space import BoolParam, ChoiceParam, FloatParam, IntParam, Param, Space
 
@@ -96,15 +96,23 @@ SAMPLERS: dict[str, Callable[[Space, int, int], BaseSampler]] = {
     "qmc": _qmc,
     "cmaes": _cmaes,
 }
+LARGEST_GRID = 100_000  # configs
 NEEDS = {"cmaes": "cmaes"}  # sampler → package that an extra of the same name brings
 
 
-def check_sampler(name: str) -> None:
-    """Raise UsageError when there is no such sampler, or its package is not installed."""
+def check_sampler(name: str, space: Space | None = None) -> None:
+    """Raise UsageError when there is no such sampler, or its package is not installed.
+
+    space: what it is to draw from; SpaceError where a grid of it has no end, or too many configs.
+    """
     if name not in SAMPLERS:
         raise UsageError(*unknown("sampler", name, SAMPLERS))
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         raise UsageError(f"the sampler {name} needs the package {NEEDS[name]}", f"pip install 'autofash[{name}]'")
+    if name == "grid" and space is not None:
+        next(space.grid())
+        if space.few_configs(LARGEST_GRID) is None:
+            raise SpaceError(f"its grid has more than {LARGEST_GRID:,} configs", "--sampler qmc", where=space.name)
 
 
 def make_sampler(name: str, space: Space, *, seed: int, trial_seed: int) -> BaseSampler:

@@ -75,7 +75,7 @@ class StudyWriter:
         target: trials in all; None: what the study has, else 50.
         Raises StudyBusy, StudyMismatch with every difference, LedgerError, UsageError.
         """
-        check_name(name)
+        check_name(name, storage)
         check_sampler(settings.sampler)
         check_pruner(settings.pruner)
         self.folder = artifacts(storage) / name
@@ -96,7 +96,7 @@ class StudyWriter:
                 self._finished: dict[str, int] = {}
                 self._few = self._space.few_configs(COUNTABLE)
                 self._sweep()
-                if not self._study.get_trials(deepcopy=False):
+                if "begun" not in self._study.user_attrs:
                     self._queue_starters(starters)
                 for trial in self.trials():
                     if trial.finished:
@@ -145,6 +145,8 @@ class StudyWriter:
                     seed=self._settings.seed,
                     trial_seed=seed_of(self._settings.seed, number),
                 )
+                # Hyperband would show the sampler one bracket only, or all, depending on the last report.
+                self._study.pruner = optuna.pruners.NopPruner()
                 trial = self._study.ask()
                 config = self._space.expand(suggest(trial, self._space))
                 twin = self._twin(config)
@@ -209,6 +211,7 @@ class StudyWriter:
         """Note with what this search works: sampler, pruner, workers, versions."""
         with ledger_errors(self.read.storage):
             self._study.set_user_attr("runs", as_json([*self.read.runs, {"began": _now(), **facts}]))
+            self._study.set_user_attr("updated", _now())
 
     def close(self) -> None:
         """Let others write."""
@@ -264,11 +267,14 @@ class StudyWriter:
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def _queue_starters(self, starters: Sequence[NamedConfig]) -> None:
+        """Queue those that lie within the space; cut short, the next writer queues what is missing."""
+        there = {trial.user_attrs.get("origin") for trial in self._study.get_trials(deepcopy=False)}
         for starter in starters:
-            fitting = self._space.fit(starter.config)
-            if fitting is not None:
-                params = {name: value for name, value in fitting.items() if name in self._space.params}
-                self._study.enqueue_trial(params, user_attrs={"queued": params, "origin": f"starter {starter.name}"})
+            fitting, origin = self._space.fit(starter.config), f"starter {starter.name}"
+            if fitting is not None and origin not in there:
+                params = dict(self._space.own(fitting))
+                self._study.enqueue_trial(params, user_attrs={"queued": params, "origin": origin})
+        self._study.set_user_attr("begun", True)
 
     def _queue_again(self, trial: FrozenTrial, deaths: int) -> None:
         """Queue a trial's config once more, with the seed of its first attempt; once, however often this is called."""
@@ -288,9 +294,8 @@ class StudyWriter:
         """Whoever holds the lock owns every RUNNING trial; a new holder runs none yet, so these are a dead writer's."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.params or noted_config(trial):
-                self._queue_again(
-                    trial, int(trial.user_attrs.get("deaths", 0))
-                )  # first, so that a crash here loses nothing
+                # First, so that a crash here loses nothing.
+                self._queue_again(trial, int(trial.user_attrs.get("deaths", 0)))
             handle = optuna.Trial(self._study, trial._trial_id)
             handle.set_user_attr("why", "the search was killed")
             self._study.tell(handle, state=TrialState.FAIL)

@@ -52,6 +52,22 @@ def study() -> str:
         ),
         ("search --dataset digits --study a/b", 2, "autofash: error[E-USAGE]: 'a/b' cannot be a study's name"),
         (
+            "search --dataset digits --study studies.db",
+            2,
+            "autofash: error[E-USAGE]: 'studies.db' is the database's own name",
+        ),
+        (
+            "search --dataset digits --sampler grid",
+            2,
+            "autofash: error[E-SPACE]: cnn.toml: [params.dropout]: a float without a step",
+        ),
+        (
+            "search --dataset digits --workers 1000000000",
+            2,
+            "autofash: error[E-USAGE]: --workers 1000000000 is more than eight a core",
+        ),
+        ("search cnn", 2, "autofash: error[E-SPACE]: cnn: cannot be read"),
+        (
             "search --dataset digits --storage nonsense",
             2,
             "autofash: error[E-USAGE]: --storage 'nonsense' is no database URL",
@@ -141,6 +157,14 @@ def test_spaces_are_listed_shown_and_checked() -> None:
     assert done.returncode == 2 and done.stderr.count("autofash: error[E-SPACE]: mine.toml: [params.widht]") == 2
 
 
+def test_markup_in_a_users_file_is_shown_and_not_obeyed() -> None:
+    Path("my [bold].toml").write_text(
+        'format = 1\nfamily = "cnn"\nabout = "see [/docs] \\u001b[2J"\n[params.width]\ntype = "int"\nlow = 8\nhigh = 64\n'
+    )
+    done = autofash("spaces", "my [bold].toml")
+    assert done.returncode == 0 and "see [/docs] \\x1b[2J" in done.stdout
+
+
 def test_help_is_shown_for_nothing_at_all_and_exits_well() -> None:
     done = autofash()
     assert done.returncode == 0 and "autofash search --trials 50" in done.stdout and done.stderr == ""
@@ -220,7 +244,7 @@ def test_ctrl_c_on_the_terminal_keeps_what_is_finished_and_prints_how_to_resume(
         "search", "--dataset", "digits", "--space", "mlp", "--epochs", "4", send=b"\x03", when=b"complete"
     )
     assert code == 128 + signal.SIGINT
-    assert "finished trials are kept. Try: the same command again" in shown and "Traceback" not in shown
+    assert "finished trials are kept. Try: autofash search --study digits-mlp" in shown and "Traceback" not in shown
     with sqlite3.connect("studies/studies.db") as ledger:
         [[running]] = ledger.execute("SELECT count(*) FROM trials WHERE state = 'RUNNING'")
         [[complete]] = ledger.execute("SELECT count(*) FROM trials WHERE state = 'COMPLETE'")

@@ -91,6 +91,13 @@ def test_a_server_that_dies_again_and_again_is_given_up(executor: ProcessExecuto
             everything(executor)
 
 
+def test_a_trial_that_is_submitted_again_is_not_taken_for_its_first_process(executor: ProcessExecutor) -> None:
+    for _ in range(5):
+        executor.submit(spec(0))
+        end = everything(executor)[-1]
+        assert isinstance(end, Outcome) and end.ending is Ending.DONE
+
+
 def test_closing_kills_busy_trials_and_the_server_within_moments(executor: ProcessExecutor) -> None:
     trial = started(executor)
     assert executor.server is not None

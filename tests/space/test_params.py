@@ -1,9 +1,11 @@
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autofash.space import BoolParam, ChoiceParam, FloatParam, IntParam
+from autofash.errors import SpaceError
+from autofash.space import BoolParam, ChoiceParam, FloatParam, IntParam, Space
 
 
 def facts(param: IntParam | FloatParam | ChoiceParam | BoolParam) -> str:
@@ -62,3 +64,12 @@ def test_true_is_not_the_number_one() -> None:
     assert not IntParam(low=0, high=1).holds(True)
     assert not ChoiceParam(values=[1, 2]).holds(True)
     assert BoolParam().holds(True) and not BoolParam().holds(1)
+
+
+def test_numbers_beyond_all_bounds_are_refused_in_one_line_each() -> None:
+    huge = 10**400
+    assert "is above high" in facts(IntParam(low=huge, high=1))
+    assert "finite" in facts(FloatParam(low=-1e308, high=1e308, step=0.1))
+    assert "too small" in facts(FloatParam(low=0.0, high=0.5, step=5e-324))
+    with pytest.raises(SpaceError, match="not exact"):
+        Space("cnn", {"width": IntParam(low=1, high=huge)})

@@ -206,6 +206,36 @@ def test_a_configs_own_epochs_are_fewer_than_the_studys_never_more_and_its_last_
     writer.close()
 
 
+def test_a_study_whose_making_was_cut_short_is_made_whole_by_the_next_writer() -> None:
+    opened(starters=(NamedConfig("good", {"family": "cnn", "learning_rate": 1e-3, "width": 8}),)).close()
+    with sqlite3.connect("studies/studies.db") as ledger:
+        ledger.execute("DELETE FROM study_user_attributes")
+        ledger.execute("DELETE FROM trial_values")
+    assert list_studies() == []
+    with pytest.raises(StudyMismatch, match="was not written by autofash"):
+        opened()
+    with sqlite3.connect("studies/studies.db") as ledger:
+        ledger.execute("DELETE FROM trial_user_attributes")
+        ledger.execute("DELETE FROM trial_system_attributes")
+        ledger.execute("DELETE FROM trials")
+    writer = opened()
+    assert writer.ask() is not None and [found.name for found in list_studies()] == ["s"]
+    writer.close()
+
+
+def test_starters_whose_queueing_was_cut_short_are_queued_once_each() -> None:
+    starters = tuple(
+        NamedConfig(str(width), {"family": "cnn", "learning_rate": 1e-3, "width": width}) for width in (8, 16)
+    )
+    opened(starters=starters[:1]).close()
+    with sqlite3.connect("studies/studies.db") as ledger:
+        ledger.execute("DELETE FROM study_user_attributes WHERE key = 'begun'")
+    writer = opened(starters=starters)
+    asked = [writer.ask() for _ in range(3)]
+    writer.close()
+    assert [one and one.origin for one in asked] == ["starter 8", "starter 16", "sampled"]
+
+
 def test_starters_come_first_and_only_those_within_the_space() -> None:
     fits = NamedConfig("good", {"family": "cnn", "learning_rate": 1e-3, "width": 8, "dropout": 0.3})
     beyond = NamedConfig("wide", {"family": "cnn", "learning_rate": 1e-3, "width": 64})
