@@ -57,11 +57,6 @@ def study() -> str:
             "autofash: error[E-USAGE]: 'studies.db' is the database's own name",
         ),
         (
-            "search --dataset digits --sampler grid",
-            2,
-            "autofash: error[E-SPACE]: cnn.toml: [params.dropout]: a float without a step",
-        ),
-        (
             "search --dataset digits --workers 1000000000",
             2,
             "autofash: error[E-USAGE]: --workers 1000000000 is more than eight a core",
@@ -90,6 +85,13 @@ def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing_behind(
     assert done.returncode == code
     assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
     assert not list(Path().iterdir())
+
+
+def test_a_grid_without_an_end_is_refused_before_a_study_is_made() -> None:
+    done = autofash("search", "--dataset", "digits", "--sampler", "grid")
+    assert done.returncode == 2 and "[params.dropout]: a float without a step has no grid. Try:" in done.stderr
+    assert all(line.startswith("autofash: error[E-SPACE]: cnn.toml: [params.") for line in done.stderr.splitlines())
+    assert not Path("studies").exists()
 
 
 def test_several_mistakes_are_one_line_each() -> None:
