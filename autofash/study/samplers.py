@@ -52,8 +52,10 @@ class GridSampler(BaseSampler):
 
 def untried(study: optuna.Study, configs: Sequence[Config]) -> list[Config]:
     """Those configs, in the space's own parameters, that no trial has or is queued with."""
-    taken = {_key({**trial.user_attrs.get("queued", {}), **trial.params}) for trial in study.get_trials(deepcopy=False)}
-    return [config for config in configs if _key(config) not in taken]
+    taken = {
+        key_of({**trial.user_attrs.get("queued", {}), **trial.params}) for trial in study.get_trials(deepcopy=False)
+    }
+    return [config for config in configs if key_of(config) not in taken]
 
 
 def _tpe(space: Space, seed: int, trial_seed: int) -> BaseSampler:
@@ -142,5 +144,6 @@ def suggest(trial: optuna.Trial, space: Space) -> Config:
     return space.walk(choose)
 
 
-def _key(config: Config) -> str:
+def key_of(config: Config) -> str:
+    """A config as text that is the same for the same values in any order."""
     return json.dumps(dict(config), sort_keys=True)

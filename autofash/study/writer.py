@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from autofash.space import NamedConfig, Space, space_from_table
 from autofash.study.ledger import Study, artifacts, as_json, check_name, create_or_load, ledger_errors, noted_config
 from autofash.study.lock import StudyLock
 from autofash.study.pruners import check_pruner, make_pruner, why_pruned
-from autofash.study.samplers import check_sampler, make_sampler, suggest, untried
+from autofash.study.samplers import check_sampler, key_of, make_sampler, suggest, untried
 
 ATTEMPTS = 2  # of a trial whose own process dies
 MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
@@ -100,7 +99,7 @@ class StudyWriter:
                     self._queue_starters(starters)
                 for trial in self.trials():
                     if trial.finished:
-                        self._finished[_key(trial.config)] = trial.number
+                        self._finished[key_of(trial.config)] = trial.number
             except BaseException:
                 self._lock.release()
                 raise
@@ -196,7 +195,7 @@ class StudyWriter:
             self._close(running, state, why, outcome.seconds, max(finite, default=None), outcome.details)
         record = self._read(outcome.trial)
         if record.finished:
-            self._finished[_key(record.config)] = record.number
+            self._finished[key_of(record.config)] = record.number
         return record
 
     def requeue(self, number: int, why: str, seconds: float = 0.0) -> TrialRecord:
@@ -261,7 +260,7 @@ class StudyWriter:
     def _twin(self, config: Config) -> int | None:
         """A trial that has finished this config or runs it."""
         running = next((number for number, found in self._open.items() if found.config == config), None)
-        return running if running is not None else self._finished.get(_key(config))
+        return running if running is not None else self._finished.get(key_of(config))
 
     def _queued(self) -> bool:
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -343,10 +342,6 @@ def _check_same(study: Study, settings: StudySettings) -> None:
 
 def _frozen(study: optuna.Study, number: int) -> FrozenTrial:
     return study.get_trials(deepcopy=False)[number]
-
-
-def _key(config: Config) -> str:
-    return json.dumps(dict(config), sort_keys=True)
 
 
 def _now() -> str:
