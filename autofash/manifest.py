@@ -1,0 +1,94 @@
+"""What lies in a model's folder, and what vouches for it: manifest.json, with a hash for every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autofash.errors import UnsafeFile
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MODEL = "model.keras"
+PREDICTIONS = (
+    "test_predictions.npz"  # probabilities float32 (n, classes), labels int64 (n,): the whole test set, in its order
+)
+GALLERY = "gallery.npz"  # images uint8 (m, height, width, channels), rows int64 (m,) of the test set
+FIX = "autofash best --export"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest of a model's folder, its files not looked at. Raises UnsafeFile where there is none that can be read."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            raise UnsafeFile(
+                f"the manifest is of format {manifest['format']!r}, which this autofash does not know",
+                "pip install --upgrade autofash",
+                where=str(folder / MANIFEST),
+                code="E-MODEL-INCOMPLETE",
+            )
+        _ = {name: (told["sha256"], told["bytes"]) for name, told in dict(manifest["files"]).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UnsafeFile(
+            "there is no manifest that can be read", FIX, where=str(folder), code="E-MODEL-INCOMPLETE"
+        ) from None
+    return manifest
+
+
+def verify(folder: Path, manifest: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
+    """Raise UnsafeFile unless the files are there, and what the manifest vouches for.
+
+    names: relative to the folder, and a folder's name stands for all the files in it; None: every file of the manifest.
+    """
+    files: dict[str, Any] = manifest["files"]
+    chosen = list(files) if names is None else [file for name in names for file in _below(name, files, folder)]
+    for name in chosen:
+        path = folder / name
+        inside = path.resolve().is_relative_to(folder.resolve())
+        if not inside or not path.is_file() or digest(path) != files[name]["sha256"]:
+            raise UnsafeFile(
+                "is missing, or is not what the manifest vouches for", FIX, where=str(path), code="E-MODEL-INCOMPLETE"
+            )
+
+
+def write(folder: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Write the manifest with the hash of each of these files, or of all files in such a folder; beside its place, then renamed."""
+    paths = [found for name in names for found in _files(folder / name)]
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": digest(path), "bytes": path.stat().st_size} for path in paths
+    }
+    beside = folder / f".{MANIFEST}.new"
+    beside.write_text(json.dumps({**manifest, "files": files}, indent=2) + "\n")
+    sync(beside)
+    beside.rename(folder / MANIFEST)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file, or all files of a folder, before its name is given away."""
+    for file in _files(path):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]
+
+
+def _below(name: str, files: Mapping[str, Any], folder: Path) -> list[str]:
+    found = [file for file in files if file == name or file.startswith(f"{name}/")]
+    if not found:
+        raise UnsafeFile(
+            "is not vouched for by the manifest beside it", FIX, where=str(folder / name), code="E-MODEL-INCOMPLETE"
+        )
+    return found
