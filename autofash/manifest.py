@@ -57,7 +57,7 @@ def verify(folder: Path, manifest: Mapping[str, Any], names: Iterable[str] | Non
 
 
 def write(folder: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Write the manifest with the hash of each of these files, or of all files in such a folder; beside its place, then renamed."""
+    """Write the manifest with the hashes of these files, and of all files in such folders; beside its place, then renamed."""
     paths = [found for name in names for found in _files(folder / name)]
     files = {
         path.relative_to(folder).as_posix(): {"sha256": digest(path), "bytes": path.stat().st_size} for path in paths

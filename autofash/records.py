@@ -128,7 +128,8 @@ class TrialRecord:
     seconds: float  # wall clock of the trial's process
     why: str  # why it was pruned or failed; empty otherwise
     seed: int
-    origin: str  # "starter NAME", "retry of N" or "sampled"
+    origin: str  # "starter NAME", "retry of N", "trial N, seed K" of a confirmation, or "sampled"
+    ended: datetime | None = None  # wall clock; None while it runs or waits
 
     @property
     def finished(self) -> bool:
@@ -177,5 +178,6 @@ class FittedModel:
     folder: Path  # holds model.keras and manifest.json
     model: Path
     metrics: Mapping[str, float]  # test_accuracy and the rest, fractions unless the name says otherwise
-    trial: int
+    trial: int  # of an ensemble, the first member's
     repeated: bool  # the files were there already, intact; nothing was trained or opened
+    repaired: str = ""  # a file of an earlier export that was missing or changed, so that all was made anew

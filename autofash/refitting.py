@@ -1,35 +1,47 @@
-"""From the best config to a model that can be trusted: trained on train + validation, tested once, saved, reloaded, compared."""
+"""From the best config to a model that can be trusted: trained on train + validation, tested once, saved, reloaded, compared.
+
+Each step leaves its result in a working folder, so that a killed refit goes on where it was: a training from its last epoch,
+and a test that was done is not done again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
-import tempfile
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
-from autofash import data, hardware
+from autofash import data, hardware, manifest
 from autofash.data.heldout import open_test
-from autofash.errors import AutofashError, DataError, Interrupted, NoTrial, ResourceError, UnsafeFile
+from autofash.errors import (
+    DataError,
+    Interrupted,
+    NoTrial,
+    ResourceError,
+    StudyBusy,
+    UnsafeFile,
+    UsageError,
+)
 from autofash.executors import Executor, ProcessExecutor
+from autofash.manifest import GALLERY, MODEL, PREDICTIONS
 from autofash.records import Ending, EpochReport, FittedModel, Outcome, Report, TrialRecord, TrialSpec, Verdict
-from autofash.study import Study
+from autofash.study import Candidate, Study, candidates
 from autofash.study.writer import epochs_of
 
-FORMAT = 1
-MODEL, MANIFEST, PREDICTIONS = "model.keras", "manifest.json", "test_predictions.npz"
 LARGEST_DRIFT = 1e-4  # of a probability between the model in memory and the reloaded file, both float32 on one machine
 COMPARED = 1000  # validation images
+WORST, SUREST = 30, 20  # test images that are kept for galleries
+Array = np.ndarray
 Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all (0 where unknown)
 
 
@@ -37,6 +49,8 @@ def refit(
     study: Study,
     trial: int | None = None,
     *,
+    ensemble: int = 1,
+    tta: bool = False,
     epochs: int | None = None,
     data_dir: Path | None = None,
     command: str = "autofash.refit",
@@ -45,109 +59,251 @@ def refit(
 ) -> FittedModel:
     """Train a trial's config on train + validation, test it once, save it, and prove that the file is the model.
 
-    trial: number; None for the best. epochs: to train; None for the trial's best epoch. In either case the learning-rate
-    schedule is the trial's own. command: noted in the ledger beside the opening of the test set. executor: where to train,
-    and left open; None for one of its own.
-    What was saved before for the same trial, and is intact, is returned as it is: nothing is trained or opened again.
-    Raises NoTrial, UsageError, DataError, ResourceError, Interrupted.
+    trial: number; None for the best, which is the first of the confirmed where configs were confirmed. ensemble: average the
+    models of this many distinct configs, the best first, in one file. tta: the saved model also looks at each image's mirror
+    image, and averages. epochs: to train; None for the best epoch. The learning-rate schedule is the trial's own in any case.
+    command: noted in the ledger beside the opening of the test set. executor: where to train, and left open; None for one of
+    its own.
+
+    What was saved before for the same trials, and is intact, is returned as it is: nothing is trained or opened again.
+    Raises NoTrial, UsageError, StudyBusy, DataError, ResourceError, Interrupted.
     """
-    record = study.best() if trial is None else study.trial(trial)
-    epochs = epochs or record.best_epoch
-    if epochs is None:
-        raise NoTrial(f"trial {record.number} never finished an epoch", "another --trial")
-    folder = study.folder / ("best" if trial is None else f"trial-{trial}")
-    saved = _saved(folder, study, record, epochs)
-    if saved is not None:
-        return saved
-    beside = _folder_beside(folder)
-    runner = executor or ProcessExecutor("autofash.training", log=study.folder / "server.log")
-    try:
-        metrics = _refitted(study, record, epochs, data_dir, beside, command, watch or (lambda *_: None), runner)
-        _replace(folder, beside)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "interrupted: nothing was saved, and an earlier export is untouched", "the same command again"
-        ) from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        if runner is not executor:
-            runner.close()
-    return FittedModel(folder, folder / MODEL, metrics, record.number, repeated=False)
+    members = _members(study, trial, ensemble, epochs)
+    name = ("best" if ensemble == 1 else f"ensemble-{ensemble}") if trial is None else f"trial-{trial}"
+    folder = study.folder / (name + ("-tta" if tta else ""))
+    with _sole(study):
+        _mend(folder)
+        recipe = _recipe(study, members, tta)
+        saved, damage = _saved(folder, recipe)
+        if saved is not None:
+            return saved
+        runner = executor or ProcessExecutor("autofash.training", log=study.folder / "server.log")
+        try:
+            work = _Refit(study, members, tta, recipe, runner, watch or (lambda *_: None))
+            metrics = work.run(data_dir, command)
+            _replace(folder, work.final)
+            shutil.rmtree(work.place, ignore_errors=True)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "interrupted: what was trained is kept, and an earlier export is untouched", "the same command again"
+            ) from None
+        finally:
+            if runner is not executor:
+                runner.close()
+    return FittedModel(folder, folder / MODEL, metrics, members[0].record.number, repeated=False, repaired=damage)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a saved model, once every file that it lists is what it vouches for.
+class _Refit:
+    """One refit, from its configs to a folder with a manifest: train each member, assemble, test, vouch."""
 
-    Raises UnsafeFile naming the file that is missing or was changed.
-    """
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        files = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UnsafeFile(
-            "there is no manifest that can be read",
-            "autofash best --export",
-            where=str(folder),
-            code="E-MODEL-INCOMPLETE",
-        ) from None
-    for name, told in files.items():
-        path = folder / name
-        if not path.is_file() or _digest(path) != told["sha256"]:
-            raise UnsafeFile(
-                "is missing, or is not what the manifest vouches for",
-                "autofash best --export",
-                where=str(path),
-                code="E-MODEL-INCOMPLETE",
+    def __init__(
+        self,
+        study: Study,
+        members: Sequence[Candidate],
+        tta: bool,
+        recipe: Mapping[str, Any],
+        executor: Executor,
+        watch: Watch,
+    ) -> None:
+        self._study, self._members, self._tta, self._recipe = study, members, tta, recipe
+        self._executor, self._watch = executor, watch
+        self._key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+        self._log = study.folder / "refit.log"
+        self.place = study.folder / ".refit" / self._key  # work in progress, kept when killed
+        self.final = self.place / "final"  # what becomes the model's folder
+        try:
+            self.final.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot be written: {error.strerror}",
+                f"chmod u+w {study.folder}",
+                where=str(self.final),
+                code="E-EXPORT-DIR",
+            ) from None
+
+    def run(self, data_dir: Path | None, command: str) -> dict[str, float]:
+        """Everything, but what an earlier attempt has done already. Returns the metrics."""
+        settings = self._study.settings
+        self._watch("reading the data", 0, 0)
+        source = data.locate(settings.dataset, data_dir)
+        prepared = data.prepare(settings.dataset, source, seed=settings.seed, validation=settings.validation)
+        if prepared.fingerprint != settings.data_fingerprint:
+            raise DataError(
+                f"{settings.dataset} is not the data that {self._study.name} was searched on: "
+                f"{settings.data_fingerprint[:12]} → {prepared.fingerprint[:12]}",
+                "the earlier data, or a new study",
+                code="E-DATA-CHANGED",
             )
-    return manifest
+        self._train(prepared)
+        self._watch("assembling and comparing", 0, 0)
+        assembled = self._once("assembled", "assemble_task", prepared, {"members": self._files(), "flip": self._tta})
+        self._watch("opening the test set", 0, 0)
+        tested = self._test(prepared, source, command)
+        metrics = {
+            **tested,
+            **assembled["metrics"],
+            "validation_accuracy": _validation_accuracy(self._members[0].record),
+        }
+        self._vouch(prepared, metrics, assembled["input"])
+        return metrics
+
+    def _train(self, prepared: data.PreparedData) -> None:
+        """Train the members that are not there yet, as many at once as the machine has room for."""
+        left = [
+            (member, file) for member, file in zip(self._members, self._files(), strict=True) if not Path(file).exists()
+        ]
+        at_once = min(len(left), hardware.plan().workers)
+        done = {member.record.number: 0 for member, _ in left}
+        total = sum(member.epochs or 0 for member, _ in left)
+        self._watch("starting Keras", 0, 0)
+        plan = hardware.plan(workers=max(1, at_once))
+        specs = [
+            TrialSpec(
+                trial=member.record.number,
+                config=member.record.config,
+                seed=member.record.seed,
+                epochs=epochs_of(member.record.config, self._study.settings.epochs),
+                data=prepared.folder,
+                task="autofash.refitting:fit_task",
+                threads=plan.threads,
+                precision=plan.precision,
+                device=plan.device(slot),
+                log=str(self._log.absolute()),
+                options={"file": file, "epochs": member.epochs},
+            )
+            for slot, (member, file) in enumerate(left)
+        ]
+
+        def count(said: EpochReport) -> None:
+            done[said.trial] = said.epoch
+            self._watch("training on train + validation", sum(done.values()), total)
+
+        _run(self._executor, specs, at_once, count, self._log)
+
+    def _test(self, prepared: data.PreparedData, source: Path, command: str) -> dict[str, float]:
+        """The test set's verdict, asked for once: an attempt that was killed after it is not asked for again."""
+        done = self.place / "tested.json"
+        openings = self._study.openings
+        noted = max((n for n, told in enumerate(openings) if told.get("refit") == self._key), default=None)
+        if not done.exists() or noted is None:
+            # Noted before it is opened, so that no crash can hide an opening.
+            noted = self._study.note_opening(
+                {"when": _now(), "command": command, "trial": self._members[0].record.number, "refit": self._key}
+            )
+            done.unlink(missing_ok=True)
+        tested = self._once(
+            "tested", "test_task", prepared, {"dataset": self._study.settings.dataset, "source": str(source.absolute())}
+        )
+        self._study.note_result(noted, tested)
+        return tested
+
+    def _once(self, name: str, task: str, prepared: data.PreparedData, options: Mapping[str, Any]) -> dict[str, Any]:
+        """A step's result: run it in a process of its own, unless an attempt that was killed later left its result."""
+        done = self.place / f"{name}.json"
+        if not done.exists():
+            plan = hardware.plan(workers=1)
+            record = self._members[0].record
+            spec = TrialSpec(
+                trial=record.number,
+                config=record.config,
+                seed=record.seed,
+                epochs=1,
+                data=prepared.folder,
+                task=f"autofash.refitting:{task}",
+                threads=plan.threads,
+                device=plan.device(0),
+                log=str(self._log.absolute()),
+                options={"folder": str(self.final.absolute()), "done": str(done.absolute()), **options},
+            )
+            _run(self._executor, [spec], 1, lambda _: None, self._log)
+        told: dict[str, Any] = json.loads(done.read_text())
+        return told
+
+    def _files(self) -> list[str]:
+        return [str((self.place / f"member-{member.record.number}.keras").absolute()) for member in self._members]
+
+    def _vouch(self, prepared: data.PreparedData, metrics: Mapping[str, float], seen: Mapping[str, Any]) -> None:
+        told = {
+            "format": manifest.FORMAT,
+            **self._recipe,
+            "dataset": prepared.dataset,
+            "classes": list(prepared.classes),
+            "input": {"shape": list(prepared.image_shape), "dtype": "uint8", "range": [0, 255], **seen},
+            "output": "class probabilities, float32",
+            "space_fingerprint": self._study.settings.space_fingerprint,
+            "metrics": dict(metrics),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("autofash", "keras", "numpy", "tensorflow") if find_spec(name)},
+            },
+            "machine": hardware.machine(),
+            "created": _now(),
+            "exports": {},
+        }
+        manifest.write(self.final, told, [MODEL, PREDICTIONS, GALLERY])
 
 
 def fit_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
-    """In a trial's process: train on train + validation, save the model in float32, reload it and compare.
+    """In a trial's process: train on train + validation, from the checkpoint if there is one, and save the model in float32."""
+    import keras
+
+    from autofash import models, training
+    from autofash.checkpoint import Checkpoint
+
+    training.take_resources(spec)
+    found = data.load(spec.data)
+    images, labels = _everything(found)
+    shape, classes = images.shape[1:], len(found.classes)
+    file = Path(spec.options["file"])
+    checkpoint = file.with_suffix(".checkpoint")
+    model = training.compiled(spec, shape, classes, len(images))
+    epochs = int(spec.options["epochs"])
+    training.fit(model, spec, images, labels, None, classes, report, epochs=epochs, checkpoint=Checkpoint(checkpoint))
+    # Whatever precision it was trained in, float32 is what is saved, tested and shipped.
+    keras.config.set_dtype_policy("float32")
+    final = models.build(spec.config, shape, classes)
+    final.set_weights(model.get_weights())
+    _save(final, file)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return {}
+
+
+def assemble_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """In a trial's process: make one model of the members, save it, reload it and compare.
 
     Raises ResourceError when the reloaded model answers otherwise than the one in memory.
     """
     import keras
 
-    from autofash import models, training
+    from autofash import training
+    from autofash.models.ensembles import averaged
 
     training.take_resources(spec)
+    members = [keras.models.load_model(file, safe_mode=True, compile=False) for file in spec.options["members"]]
+    model = averaged(members, flip=bool(spec.options["flip"]))
+    file = Path(spec.options["folder"]) / MODEL
+    _save(model, file)
     found = data.load(spec.data)
-    images = np.concatenate([found.train_images, found.validation_images])
-    labels = np.concatenate([found.train_labels, found.validation_labels])
-    shape, classes = images.shape[1:], len(found.classes)
-    model = training.compiled(spec, shape, classes, len(images))
-    training.fit(model, spec, images, labels, None, classes, report, epochs=int(spec.options["epochs"]))
-
-    # Whatever precision it was trained in, float32 is what is saved, tested and shipped.
-    keras.config.set_dtype_policy("float32")
-    final = models.build(spec.config, shape, classes)
-    final.set_weights(model.get_weights())
-    place = Path(spec.options["folder"]) / MODEL
-    final.save(place)
-    _sync(place)
     compared = found.validation_images[:COMPARED]
-    drift = float(
-        np.abs(
-            training.probabilities(keras.models.load_model(place, safe_mode=True), compared)
-            - training.probabilities(final, compared)
-        ).max()
-    )
+    reloaded = keras.models.load_model(file, safe_mode=True, compile=False)
+    drift = float(np.abs(training.probabilities(reloaded, compared) - training.probabilities(model, compared)).max())
     if not drift <= LARGEST_DRIFT:
         raise ResourceError(
             f"the saved file answers otherwise than the model: a probability differs by {drift:.2g}",
             "another trial",
             code="E-EXPORT-DRIFT",
         )
-    return {
+    images, labels = _everything(found)
+    metrics = {
         "drift": drift,
-        "parameters": final.count_params(),
-        "train_accuracy": training.scores(training.probabilities(final, images), labels)["accuracy"],
+        "parameters": model.count_params(),
+        "train_accuracy": training.scores(training.probabilities(model, images), labels)["accuracy"],
     }
+    return _note(spec, {"metrics": metrics, "input": _background(images)})
 
 
 def test_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
-    """In a trial's process: open the test set, evaluate the saved file on it, and keep the predictions."""
+    """In a trial's process: open the test set, evaluate the saved file on it, and keep what reports will want to show."""
     import keras
 
     from autofash import training
@@ -155,74 +311,127 @@ def test_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     training.take_resources(spec)
     folder = Path(spec.options["folder"])
     test = open_test(spec.options["dataset"], Path(spec.options["source"]))
-    predicted = training.probabilities(keras.models.load_model(folder / MODEL, safe_mode=True), test.images)
-    with (folder / PREDICTIONS).open("wb") as out:
-        np.savez_compressed(out, probabilities=predicted, labels=test.labels)
-    _sync(folder / PREDICTIONS)
-    return {f"test_{name}": value for name, value in training.scores(predicted, test.labels).items()} | {
-        "test_images": len(test.labels)
+    model = keras.models.load_model(folder / MODEL, safe_mode=True, compile=False)
+    predicted = training.probabilities(model, test.images)
+    rows = _telling(predicted, test.labels)
+    for name, arrays in (
+        (PREDICTIONS, {"probabilities": predicted, "labels": test.labels}),
+        (GALLERY, {"images": test.images[rows], "rows": rows}),
+    ):
+        with (folder / name).open("wb") as out:
+            np.savez_compressed(out, **arrays)
+        manifest.sync(folder / name)
+    scores = {f"test_{name}": value for name, value in training.scores(predicted, test.labels).items()}
+    return _note(spec, {**scores, "test_images": len(test.labels)})
+
+
+def _telling(predicted: Array, labels: Array) -> Array:
+    """Rows of the images that tell most: the surest mistakes first, then the surest hits, several of each class among them."""
+    guesses, sureness = predicted.argmax(axis=1), predicted.max(axis=1)
+    wrong = np.flatnonzero(guesses != labels)
+    worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:WORST]
+    classes = predicted.shape[1]
+    each = max(1, SUREST // classes)
+    hits = []
+    for label in range(classes):
+        right = np.flatnonzero((guesses == labels) & (labels == label))
+        hits.append(right[np.argsort(-sureness[right], kind="stable")][:each])
+    return np.concatenate([worst, *hits]).astype(np.int64)
+
+
+def _background(images: Array) -> dict[str, Any]:
+    """What lies behind the objects: median grey level of the outermost pixels, and "dark", "light" or "mixed" in words."""
+    sample = images[:: max(1, len(images) // 2000)]
+    frame = np.concatenate([sample[:, 0], sample[:, -1], sample[:, :, 0], sample[:, :, -1]], axis=1)
+    dark, light = float((frame < 64).mean()), float((frame > 191).mean())
+    word = "dark" if dark > 0.6 else "light" if light > 0.6 else "mixed"
+    return {"border": float(np.median(frame)), "background": word}
+
+
+def _everything(found: data.SearchData) -> tuple[Array, Array]:
+    images = np.concatenate([found.train_images, found.validation_images])
+    return images, np.concatenate([found.train_labels, found.validation_labels])
+
+
+def _save(model: Any, file: Path) -> None:
+    """Save beside the place, and rename: a full disk or a kill leaves no half file under the final name."""
+    beside = file.with_name(f"new-{file.name}")
+    model.save(beside)
+    manifest.sync(beside)
+    beside.rename(file)
+
+
+def _note(spec: TrialSpec, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Keep a step's result where a later attempt finds it."""
+    done = Path(spec.options["done"])
+    beside = done.with_suffix(".new")
+    beside.write_text(json.dumps(result))
+    manifest.sync(beside)
+    beside.rename(done)
+    return result
+
+
+def _members(study: Study, trial: int | None, ensemble: int, epochs: int | None) -> list[Candidate]:
+    """The trials to train, the best first."""
+    if ensemble < 1:
+        raise UsageError(f"--ensemble {ensemble} is not above 0", "--ensemble 3")
+    if trial is not None:
+        if ensemble > 1:
+            raise UsageError("--ensemble takes the best trials, and --trial names one", "one of them")
+        record = study.trial(trial)
+        chosen = [Candidate(record, record.best_epoch)]
+    else:
+        study.best()  # raises NoTrial
+        chosen = candidates(study)[:ensemble]
+        if len(chosen) < ensemble:
+            raise UsageError(
+                f"--ensemble {ensemble}, but {study.name} has {len(chosen)} complete trials",
+                f"--ensemble {len(chosen)}",
+            )
+    found = [Candidate(member.record, epochs or member.epochs) for member in chosen]
+    for member in found:
+        if member.epochs is None:
+            raise NoTrial(f"trial {member.record.number} never finished an epoch", "another --trial")
+    return found
+
+
+def _recipe(study: Study, members: Sequence[Candidate], tta: bool) -> dict[str, Any]:
+    """All that decides what model comes out; the same recipe is not made twice."""
+    parts = [
+        {
+            "trial": member.record.number,
+            "seed": member.record.seed,
+            "epochs": member.epochs,
+            "config": dict(member.record.config),
+        }
+        for member in members
+    ]
+    first = parts[0]
+    return {
+        "study": study.name,
+        "trial": first["trial"],
+        "seed": first["seed"],
+        "epochs": first["epochs"],
+        "config": first["config"],
+        "members": parts,
+        "tta": tta,
+        "data_fingerprint": study.settings.data_fingerprint,
     }
 
 
-def _refitted(
-    study: Study,
-    record: TrialRecord,
-    epochs: int,
-    data_dir: Path | None,
-    folder: Path,
-    command: str,
-    watch: Watch,
-    executor: Executor,
-) -> dict[str, float]:
-    settings = study.settings
-    watch("reading the data", 0, 0)
-    source = data.locate(settings.dataset, data_dir)
-    prepared = data.prepare(settings.dataset, source, seed=settings.seed, validation=settings.validation)
-    if prepared.fingerprint != settings.data_fingerprint:
-        raise DataError(
-            f"{settings.dataset} is not the data that {study.name} was searched on: "
-            f"{settings.data_fingerprint[:12]} → {prepared.fingerprint[:12]}",
-            "the earlier data, or a new study",
-            code="E-DATA-CHANGED",
-        )
-    plan = hardware.plan(workers=1)
-    log = study.folder / "refit.log"
-    spec = TrialSpec(
-        trial=record.number,
-        config=record.config,
-        seed=record.seed,
-        epochs=epochs_of(record.config, settings.epochs),
-        data=prepared.folder,
-        task="autofash.refitting:fit_task",
-        threads=plan.threads,
-        precision=plan.precision,
-        device=plan.device(0),
-        log=str(log.absolute()),
-        options={
-            "folder": str(folder.absolute()),
-            "epochs": epochs,
-            "dataset": settings.dataset,
-            "source": str(source.absolute()),
-        },
-    )
-    watch("starting Keras", 0, 0)
-    began = time.monotonic()
-    fitted = _run(executor, spec, lambda said: watch("training on train + validation", said.epoch, epochs), log)
-    seconds = time.monotonic() - began
-    watch("opening the test set", epochs, epochs)
-    # Noted before it is opened, so that no crash can hide an opening.
-    opening = study.note_opening({"when": _now(), "command": command, "trial": record.number})
-    testing = replace(spec, task="autofash.refitting:test_task", precision="float32")
-    tested = _run(executor, testing, lambda _: None, log)
-    study.note_result(opening, dict(tested))
-    metrics = {
-        **tested,
-        **fitted,
-        "validation_accuracy": _validation_accuracy(record),
-        "refit_seconds": round(seconds, 3),
-    }
-    _write_manifest(folder, study, record, epochs, prepared, metrics)
-    return metrics
+def _saved(folder: Path, recipe: Mapping[str, Any]) -> tuple[FittedModel | None, str]:
+    """The model that was made of this recipe before; or, where a file of it is not what it was, which."""
+    try:
+        told = manifest.read(folder)
+    except UnsafeFile:
+        return None, ""
+    if any(told.get(key) != value for key, value in recipe.items()):
+        return None, ""
+    try:
+        manifest.verify(folder, told, [MODEL, PREDICTIONS, GALLERY])
+    except UnsafeFile as error:
+        return None, error.problems[0].where
+    return FittedModel(folder, folder / MODEL, told["metrics"], int(told["trial"]), repeated=True), ""
 
 
 def _validation_accuracy(record: TrialRecord) -> float:
@@ -230,109 +439,73 @@ def _validation_accuracy(record: TrialRecord) -> float:
     return next((said.accuracy for said in record.reports if said.epoch == record.best_epoch), record.value or 0.0)
 
 
-def _run(executor: Executor, spec: TrialSpec, on_report: Callable[[EpochReport], None], log: Path) -> Mapping[str, Any]:
-    """One task from submit to its details. Raises ResourceError when it fails."""
-    executor.submit(spec)
-    while True:
+def _run(
+    executor: Executor,
+    specs: Sequence[TrialSpec],
+    at_once: int,
+    on_report: Callable[[EpochReport], None],
+    log: Path,
+) -> None:
+    """Run tasks, this many at once. Raises ResourceError when one fails."""
+    left, running = list(specs), 0
+    while left or running:
+        while left and running < at_once:
+            executor.submit(left.pop(0))
+            running += 1
         for event in executor.events(timeout_seconds=0.5):
             match event:
                 case EpochReport():
                     on_report(event)
                     executor.reply(event.trial, Verdict.go())
                 case Outcome() if event.ending is Ending.DONE:
-                    return event.details
+                    running -= 1
                 case Outcome():
                     raise ResourceError(
-                        f"refitting trial {spec.trial} failed: {event.reason}", f"look into {log}", code="E-REFIT"
+                        f"refitting trial {event.trial} failed: {event.reason}", f"look into {log}", code="E-REFIT"
                     )
 
 
-def _saved(folder: Path, study: Study, record: TrialRecord, epochs: int) -> FittedModel | None:
-    """The model that was saved for this very trial before, if every file of it is intact."""
+@contextmanager
+def _sole(study: Study) -> Iterator[None]:
+    """Keep every other refit of the study out. Raises StudyBusy."""
     try:
-        manifest = read_manifest(folder)
-    except AutofashError:
-        return None
-    same = (manifest.get("study"), manifest.get("trial"), manifest.get("epochs"), manifest.get("data_fingerprint"))
-    if same != (study.name, record.number, epochs, study.settings.data_fingerprint) or manifest.get("config") != dict(
-        record.config
-    ):
-        return None
-    return FittedModel(folder, folder / MODEL, manifest["metrics"], record.number, repeated=True)
-
-
-def _write_manifest(
-    folder: Path,
-    study: Study,
-    record: TrialRecord,
-    epochs: int,
-    prepared: data.PreparedData,
-    metrics: Mapping[str, float],
-) -> None:
-    manifest = {
-        "format": FORMAT,
-        "study": study.name,
-        "trial": record.number,
-        "dataset": prepared.dataset,
-        "classes": list(prepared.classes),
-        "input": {"shape": list(prepared.image_shape), "dtype": "uint8", "range": [0, 255]},
-        "output": "class probabilities, float32",
-        "config": dict(record.config),
-        "seed": record.seed,
-        "epochs": epochs,
-        "data_fingerprint": study.settings.data_fingerprint,
-        "space_fingerprint": study.settings.space_fingerprint,
-        "metrics": dict(metrics),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("autofash", "keras", "numpy", "tensorflow") if _installed(name)},
-        },
-        "machine": hardware.machine(),
-        "created": _now(),
-        "files": {
-            name: {"sha256": _digest(folder / name), "bytes": (folder / name).stat().st_size}
-            for name in (MODEL, PREDICTIONS)
-        },
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    _sync(folder / MANIFEST)
-
-
-def _folder_beside(folder: Path) -> Path:
-    """A new folder beside this one. Raises ResourceError before anything is trained when it cannot be written."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        study.folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(study.folder / "refit.lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise StudyBusy(f"another process is making a model of {study.name}", "again, when it is done") from None
     except OSError as error:
         raise ResourceError(
-            f"cannot be written: {error.strerror}", f"chmod u+w {folder.parent}", where=str(folder), code="E-EXPORT-DIR"
+            f"cannot be written: {error.strerror}",
+            f"chmod u+w {study.folder}",
+            where=str(study.folder),
+            code="E-EXPORT-DIR",
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _replace(folder: Path, new: Path) -> None:
-    """Put the new folder in the place of the old one, which stays whole until the new one is."""
-    new.chmod(0o755)
-    old = new.with_name(f"{new.name}-old")
+    """Put the new folder in the place of the old one; `_mend` ends what a kill cut short."""
+    old = _old(folder)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _mend(folder: Path) -> None:
+    """Undo the replacement that a kill cut short between its two renames."""
+    old = _old(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _installed(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def _now() -> str:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from autofash import data, models
+from autofash.checkpoint import Checkpoint
 from autofash.data.augment import Augmentation
 from autofash.data.batches import Batches
 from autofash.errors import InfeasibleConfig
@@ -108,11 +109,14 @@ def fit(
     report: Report,
     *,
     epochs: int,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Train a compiled model, reporting after each epoch until `epochs` or a STOP.
 
     watched: validation images and labels; None where there are none (a refit), and then the reports carry the training figures.
+    checkpoint: where the state is kept after each epoch, and where one that is there already is gone on from.
     """
+    done = checkpoint.restore(model) if checkpoint else 0
     batches = Batches(
         images,
         labels,
@@ -120,9 +124,12 @@ def fit(
         batch_size=_batch_size(spec.config, len(images)),
         augmentation=Augmentation.of(spec.config),
         seed=spec.seed,
+        epoch=done,
     )
     reporting = _Reporting(spec, watched, report, images_per_epoch=len(batches) * _batch_size(spec.config, len(images)))
-    model.fit(batches, epochs=epochs, verbose=0, callbacks=[reporting, _NonFinite()])
+    callbacks = [*([_Keeping(checkpoint)] if checkpoint else []), reporting, _NonFinite()]
+    # Shuffled by the batches themselves, by seed and epoch: Keras's shuffle on top hangs on how many epochs this process ran.
+    model.fit(batches, initial_epoch=done, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
 
 
 def probabilities(model: keras.Model, images: Array) -> Array:
@@ -201,6 +208,17 @@ class _Reporting(keras.callbacks.Callback):
         # Not an exception: one inside on_epoch_end would skip the other callbacks' on_train_end.
         if verdict.action is Action.STOP or train["accuracy"] >= self._enough:
             self.model.stop_training = True
+
+
+class _Keeping(keras.callbacks.Callback):
+    """Keeps the state after each epoch; before the report, so that a trial told to pause can end at once."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self._checkpoint = checkpoint
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self._checkpoint.save(self.model, epoch + 1)
 
 
 class _NonFinite(keras.callbacks.Callback):

@@ -1,18 +1,22 @@
 """The way to the final model, for real: search, refit, test once, save, reload, on the digits."""
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 
-from autofash import loop
-from autofash.errors import NoTrial, ResourceError, UnsafeFile, UsageError
+from autofash import loop, manifest
+from autofash.errors import NoTrial, ResourceError, StudyBusy, UnsafeFile, UsageError
 from autofash.loop import SearchRequest
 from autofash.records import FittedModel
-from autofash.refitting import MANIFEST, MODEL, PREDICTIONS, read_manifest, refit
+from autofash.manifest import GALLERY, MANIFEST, MODEL, PREDICTIONS
+from autofash.refitting import refit
 from autofash.study import Study, load_study
 
 pytestmark = pytest.mark.keras
@@ -85,20 +89,33 @@ def test_the_saved_model_scores_the_same_in_a_python_that_has_only_keras(fitted:
 
 
 def test_the_manifest_tells_all_that_a_user_of_the_model_needs(searched: Study, fitted: FittedModel) -> None:
-    manifest = json.loads((fitted.folder / MANIFEST).read_text())
-    assert manifest["classes"] == list("0123456789")
-    assert manifest["input"] == {"shape": [8, 8, 1], "dtype": "uint8", "range": [0, 255]}
-    assert manifest["config"] == dict(searched.best().config) and manifest["epochs"] == searched.best().best_epoch
-    assert manifest["data_fingerprint"] == searched.settings.data_fingerprint
-    assert manifest["space_fingerprint"] == searched.settings.space_fingerprint
-    assert manifest["metrics"]["test_accuracy"] == fitted.metrics["test_accuracy"]
-    assert set(manifest["files"]) == {MODEL, PREDICTIONS} and manifest["versions"]["keras"]
+    told = manifest.read(fitted.folder)
+    assert told["classes"] == list("0123456789")
+    assert told["input"] == {
+        "shape": [8, 8, 1],
+        "dtype": "uint8",
+        "range": [0, 255],
+        "border": 0.0,
+        "background": "dark",
+    }
+    assert told["config"] == dict(searched.best().config) and told["epochs"] == searched.best().best_epoch
+    assert told["data_fingerprint"] == searched.settings.data_fingerprint
+    assert told["space_fingerprint"] == searched.settings.space_fingerprint
+    assert told["metrics"]["test_accuracy"] == fitted.metrics["test_accuracy"]
+    assert set(told["files"]) == {MODEL, PREDICTIONS, GALLERY} and told["versions"]["keras"]
 
 
-def test_the_test_predictions_are_kept_for_reports(fitted: FittedModel) -> None:
+def test_the_test_predictions_are_kept_for_reports_and_the_pictures_that_tell_most(fitted: FittedModel) -> None:
     with np.load(fitted.folder / PREDICTIONS, allow_pickle=False) as kept:
-        accuracy = (kept["probabilities"].argmax(axis=1) == kept["labels"]).mean()
-    assert accuracy == pytest.approx(fitted.metrics["test_accuracy"])
+        guesses, labels = kept["probabilities"].argmax(axis=1), kept["labels"]
+    assert (guesses == labels).mean() == pytest.approx(fitted.metrics["test_accuracy"])
+    with np.load(fitted.folder / GALLERY, allow_pickle=False) as gallery:
+        rows, images = gallery["rows"], gallery["images"]
+    mistakes = int((guesses != labels).sum())
+    assert images.shape == (len(rows), 8, 8, 1) and images.dtype == np.uint8
+    assert (guesses[rows] != labels[rows]).sum() == min(30, mistakes), "the surest mistakes"
+    hits = rows[guesses[rows] == labels[rows]]
+    assert set(labels[hits]) == set(range(10)), "sure hits of every class"
 
 
 def test_a_second_export_trains_nothing_and_opens_nothing(searched: Study, fitted: FittedModel) -> None:
@@ -114,30 +131,107 @@ def test_another_trial_has_a_folder_of_its_own(searched: Study, fitted: FittedMo
     assert refit(searched).repeated, "the best one is untouched"
 
 
-def test_a_file_that_was_changed_is_found_out_and_repaired(searched: Study, fitted: FittedModel) -> None:
+def test_a_file_that_was_changed_is_found_out_and_repaired_and_said_so(searched: Study, fitted: FittedModel) -> None:
     whole = fitted.model.read_bytes()
     fitted.model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(UnsafeFile, match="not what the manifest vouches for") as caught:
-        read_manifest(fitted.folder)
+        manifest.verify(fitted.folder, manifest.read(fitted.folder))
     assert (caught.value.code, caught.value.exit_code) == ("E-MODEL-INCOMPLETE", 7)
-    assert not refit(searched).repeated
-    read_manifest(fitted.folder)
+    again = refit(searched)
+    assert not again.repeated and again.repaired == str(fitted.model)
+    manifest.verify(fitted.folder, manifest.read(fitted.folder))
 
 
 def test_nothing_but_finished_folders_lies_beside_the_model(searched: Study, fitted: FittedModel) -> None:
-    assert not [path for path in fitted.folder.parent.iterdir() if path.name.startswith(".")]
+    assert [path.name for path in fitted.folder.parent.iterdir() if path.name.startswith(".")] in ([], [".refit"])
+    assert not list((fitted.folder.parent / ".refit").iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(
-    searched: Study, monkeypatch: pytest.MonkeyPatch
+    searched: Study, fitted: FittedModel
 ) -> None:
-    def refuse(**_: object) -> str:
-        raise PermissionError(13, "Permission denied")
+    (searched.folder / ".refit").rmdir()
+    (searched.folder / ".refit").write_text("in the way")
+    try:
+        with pytest.raises(ResourceError, match="cannot be written") as caught:
+            refit(searched, searched.trials()[-1].number, epochs=1)
+        assert caught.value.code == "E-EXPORT-DIR"
+    finally:
+        (searched.folder / ".refit").unlink()
 
-    monkeypatch.setattr("tempfile.mkdtemp", refuse)
-    with pytest.raises(ResourceError, match="cannot be written: Permission denied") as caught:
-        refit(searched, searched.trials()[-1].number, epochs=1)
-    assert caught.value.code == "E-EXPORT-DIR"
+
+def test_an_ensemble_is_one_file_that_answers_with_the_mean_of_its_members(
+    searched: Study, fitted: FittedModel
+) -> None:
+    import keras
+
+    both = refit(searched, ensemble=2)
+    told = manifest.read(both.folder)
+    assert both.folder.name == "ensemble-2" and len(told["members"]) == 2
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1)).astype(np.uint8)
+    singles = []
+    for member in told["members"]:
+        single = refit(searched, member["trial"], epochs=member["epochs"])
+        singles.append(keras.models.load_model(single.model).predict(images, verbose=0))
+    mean = keras.models.load_model(both.model).predict(images, verbose=0)
+    assert np.abs(mean - np.mean(singles, axis=0)).max() < 1e-5
+
+
+def test_flip_averaging_is_in_the_saved_model_itself(searched: Study, fitted: FittedModel) -> None:
+    import keras
+
+    flipping = refit(searched, tta=True)
+    assert flipping.folder.name == "best-tta"
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1)).astype(np.uint8)
+    plain = keras.models.load_model(fitted.model)
+    wanted = (plain.predict(images, verbose=0) + plain.predict(images[:, :, ::-1], verbose=0)) / 2
+    assert np.abs(keras.models.load_model(flipping.model).predict(images, verbose=0) - wanted).max() < 1e-5
+
+
+def test_more_members_than_there_are_trials_are_refused_with_the_most_that_can_be(searched: Study) -> None:
+    with pytest.raises(UsageError, match="has 3 complete trials. Try: --ensemble 3"):
+        refit(searched, ensemble=4)
+
+
+def test_two_refits_of_one_study_exclude_each_other(searched: Study) -> None:
+    with filelock.FileLock(searched.folder / "refit.lock"), pytest.raises(StudyBusy, match="another process"):
+        refit(searched)
+
+
+def test_a_kill_between_the_two_renames_of_the_replacement_loses_nothing(searched: Study, fitted: FittedModel) -> None:
+    fitted.folder.rename(fitted.folder.with_name(".best.old"))
+    assert refit(searched).repeated and fitted.model.exists()
+
+
+KILLED = """
+import os, signal, sys
+from autofash.refitting import refit
+from autofash.study import load_study
+
+def watch(doing, done, total):
+    if doing == sys.argv[2] and done == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+refit(load_study(None, sys.argv[1]), epochs=8, command="killed", watch=watch)
+"""
+
+
+@pytest.mark.parametrize(("doing", "done"), [("training on train + validation", 5), ("opening the test set", 0)])
+def test_a_refit_that_is_killed_goes_on_where_it_was_and_ends_with_the_same_weights(
+    searched: Study, fitted: FittedModel, doing: str, done: int
+) -> None:
+    shutil.rmtree(fitted.folder)
+    opened = len(load_study(searched.name, searched.storage).openings)
+    killed = subprocess.run([sys.executable, "-c", KILLED, searched.storage, doing, str(done)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    seen: list[tuple[str, int]] = []
+    resumed = refit(searched, epochs=8, watch=lambda doing, done, _: seen.append((doing, done)))
+    epochs = [done for doing, done in seen if doing == "training on train + validation"]
+    assert epochs == ([6, 7, 8] if done else []), "from its checkpoint, or not at all"
+    assert len(load_study(searched.name, searched.storage).openings) == opened + 1
+    shutil.rmtree(fitted.folder)
+    whole = refit(searched, epochs=8)
+    assert resumed.metrics == whole.metrics
 
 
 def test_a_trial_that_is_not_there_or_a_study_without_one_is_refused(searched: Study) -> None:

@@ -17,16 +17,24 @@ class Batches(keras.utils.PyDataset):
     """
 
     def __init__(
-        self, images: Array, labels: Array, classes: int, *, batch_size: int, augmentation: Augmentation, seed: int
+        self,
+        images: Array,
+        labels: Array,
+        classes: int,
+        *,
+        batch_size: int,
+        augmentation: Augmentation,
+        seed: int,
+        epoch: int = 0,
     ) -> None:
-        """images: uint8 (n, height, width, channels); labels: int64 (n,)."""
+        """images: uint8 (n, height, width, channels); labels: int64 (n,). epoch: to begin with, from 0."""
         super().__init__(workers=1, use_multiprocessing=False)
         self._images, self._labels = images, labels
         self._targets = np.eye(classes, dtype=np.float32)
         self._size = min(batch_size, len(images))
         self._augmentation = augmentation
         self._seed = seed
-        self._begin(epoch=0)
+        self._begin(epoch)
 
     def __len__(self) -> int:
         """Batches in an epoch."""

@@ -1,8 +1,20 @@
 """Studies: the ledger of every trial, the one process that may write it, and what proposes and prunes trials."""
 
+from autofash.study.confirmed import Candidate, Confirmed, candidates, confirmed
 from autofash.study.ledger import Study, list_studies, load_study
 from autofash.study.pruners import PRUNERS
 from autofash.study.samplers import SAMPLERS
 from autofash.study.writer import StudyWriter
 
-__all__ = ["PRUNERS", "SAMPLERS", "Study", "StudyWriter", "list_studies", "load_study"]
+__all__ = [
+    "PRUNERS",
+    "SAMPLERS",
+    "Candidate",
+    "Confirmed",
+    "Study",
+    "StudyWriter",
+    "candidates",
+    "confirmed",
+    "list_studies",
+    "load_study",
+]

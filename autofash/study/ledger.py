@@ -180,6 +180,7 @@ class Study:
             why=str(noted.get("why", "")),
             seed=int(noted.get("seed", 0)),
             origin=str(noted.get("origin", "sampled")),
+            ended=trial.datetime_complete.astimezone() if trial.datetime_complete else None,
         )
 
     def config_of(self, trial: FrozenTrial) -> Config:
