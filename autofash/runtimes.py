@@ -1,4 +1,8 @@
-"""How a saved model is run: one runtime for each format, each a function of uint8 images to class probabilities."""
+"""How a saved model is run: one runtime for each format, each a function of uint8 images to class probabilities.
+
+Whoever loads a file here has compared it with its manifest first (`autofash.manifest.verify`); a .keras file is looked into
+besides. All of them compute in float32, whatever the machine could do in less.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from autofash.errors import UsageError, unknown
-from autofash.manifest import MODEL
+from autofash.errors import AutofashError, UnsafeFile, UsageError, unknown
+from autofash.manifest import FIX, MODEL
 from autofash.safety import check_keras_file
 
 Array = np.ndarray
@@ -27,19 +31,35 @@ class Format:
 
     name: str
     path: str  # of the file or folder, in the model's folder
-    load: Callable[[Path], Predictor]
+    start: Callable[[Path], Predictor]  # the runtime, with no care for what it raises
     needs: tuple[str, ...] = ()  # modules that an extra of the same name brings
     about: str = ""
 
+    def load(self, path: Path) -> Predictor:
+        """The model of this file or folder, ready to predict.
+
+        Raises UnsafeFile E-UNSAFE-MODEL or E-TOO-LARGE for a .keras file that may not be loaded, and E-MODEL-UNREADABLE for
+        any file that its runtime does not take.
+        """
+        try:
+            return self.start(path)
+        except AutofashError:
+            raise
+        except Exception as error:  # five runtimes, each with errors of its own
+            cause = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
+            raise UnsafeFile(
+                f"cannot be loaded as {self.name}: {cause}", FIX, where=str(path), code="E-MODEL-UNREADABLE"
+            ) from error
+
 
 def probabilities(predictor: Predictor, images: Array) -> Array:
-    """Class probabilities, float32 (n, classes), of any number of images, batch by batch."""
+    """Class probabilities, float32 (n, classes), of any number of uint8 images (n, height, width, channels), from 1."""
     parts = [predictor(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
 def check_format(name: str) -> Format:
-    """The format of this name. Raises UsageError where there is none, or where its extra is not installed."""
+    """The format of this name. Raises UsageError where there is none, or where its extra is not installed (E-EXTRA)."""
     if name not in FORMATS:
         raise UsageError(*unknown("format", name, FORMATS))
     found = FORMATS[name]
@@ -51,11 +71,28 @@ def check_format(name: str) -> Format:
     return found
 
 
-def _keras(path: Path) -> Predictor:
+def load_keras(path: Path) -> Any:
+    """The keras.Model of a .keras file: looked into first, not compiled, and computing in float32.
+
+    Raises UnsafeFile for a file that may not be loaded.
+    """
     check_keras_file(path)
     import keras
 
     model = keras.models.load_model(path, safe_mode=True, compile=False)
+    # Layers keep the precision that they were trained in. What is proven and shipped is float32: half the precision of a weight
+    # would be a difference of 1e-2 between two runtimes.
+    told = model.to_json()
+    whole = told.replace('"mixed_bfloat16"', '"float32"').replace('"mixed_float16"', '"float32"')
+    if whole == told:
+        return model
+    same = keras.models.model_from_json(whole)
+    same.set_weights(model.get_weights())
+    return same
+
+
+def _keras(path: Path) -> Predictor:
+    model = load_keras(path)
     return lambda images: np.asarray(model.predict_on_batch(images), dtype=np.float32)
 
 
@@ -63,14 +100,13 @@ def _saved_model(path: Path) -> Predictor:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
-    return lambda images: loaded.serve(tf.constant(images)).numpy()  # type: ignore[no-any-return]
+    return lambda images: loaded.serve(tf.constant(images)).numpy()
 
 
 def _litert(path: Path) -> Predictor:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # it is deprecated in favour of a package of its own, which TensorFlow does not bring
+        # It is deprecated in favour of a package of its own, which TensorFlow does not bring.
+        warnings.simplefilter("ignore")
         import tensorflow as tf
 
         interpreter = tf.lite.Interpreter(str(path))
@@ -93,15 +129,18 @@ def _litert(path: Path) -> Predictor:
 def _onnx(path: Path) -> Predictor:
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(3)  # errors; it warns of GPUs that are not there
     session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0]  # type: ignore[no-any-return]
+    return lambda images: session.run(None, {name: images})[0]
 
 
 def _openvino(path: Path) -> Predictor:
     import openvino
 
-    compiled: Any = openvino.Core().compile_model(str(path / "model.xml"), "CPU")
+    # On a CPU that multiplies bfloat16 it would choose that by itself.
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled: Any = openvino.Core().compile_model(str(path / "model.xml"), "CPU", exact)
     return lambda images: np.array(compiled(images)[0])
 
 
