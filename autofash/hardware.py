@@ -108,6 +108,16 @@ def has_fast_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def energy_joules() -> float | None:
+    """What the processor packages have used since some moment, by RAPL; None where the machine offers, or shows, no counter.
+
+    The counters wrap around after some hours at full load: a difference below 0 says nothing.
+    """
+    packages = [path for path in Path("/sys/class/powercap").glob("intel-rapl:*") if path.name.count(":") == 1]
+    counts = [_first_line(str(path / "energy_uj")) for path in packages]
+    return sum(int(count) for count in counts) / 1e6 if counts and all(count.isdigit() for count in counts) else None
+
+
 def machine() -> str:
     """This machine in a few words, for manifests and benchmarks."""
     model = next(

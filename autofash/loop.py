@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -109,6 +109,7 @@ class SearchEnded:
     study: Study
     why: str
     seconds: float
+    failing: bool  # given up because one trial after another failed
 
 
 SearchEvent = SearchBegan | TrialBegan | Started | TrialReported | TrialEnded | SearchEnded
@@ -131,29 +132,48 @@ def search(
     Raises AutofashError: SpaceError, DataError, StudyError, NoTrial, ResourceError, Interrupted.
     """
     settings, name, prepared = _settled(request, progress)
+    starters = load_starters() if settings.starters else ()
+    with closing(
+        StudyWriter(name, request.storage, settings, target=_total(request, name), starters=starters)
+    ) as writer:
+        return conduct(writer, request, settings, prepared, listeners, task=task, executor=executor)
+
+
+def conduct(
+    writer: StudyWriter,
+    request: SearchRequest,
+    settings: StudySettings,
+    prepared: data.PreparedData,
+    listeners: Sequence[Listener] = (),
+    *,
+    task: str,
+    executor: Executor | None = None,
+    again: str | None = None,
+) -> Study:
+    """Run an open study's trials until there are enough of them, or until the request says stop.
+
+    settings: of this search. again: the command that goes on with it, for whoever interrupts. The rest as `search` has it.
+    """
     plan = hardware.plan(request.workers)
-    writer = StudyWriter(
-        name,
-        request.storage,
-        settings,
-        target=_total(request, name),
-        starters=load_starters() if settings.starters else (),
+    began, joules = time.monotonic(), hardware.energy_joules()
+    run = writer.note_run(
+        {
+            "sampler": settings.sampler,
+            "pruner": settings.pruner,
+            "plan": plan.why,
+            "machine": hardware.machine(),
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("autofash", "keras", "optuna")},
+        }
     )
+    again = again or f"autofash search --study {writer.read.arguments}"
     try:
-        writer.note_run(
-            {
-                "sampler": settings.sampler,
-                "pruner": settings.pruner,
-                "plan": plan.why,
-                "machine": hardware.machine(),
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("autofash", "keras", "optuna")},
-            }
-        )
-        _Search(writer, request, settings, plan, prepared, listeners, task).run(executor)
-        return writer.read
+        _Search(writer, request, settings, plan, prepared, listeners, task, again).run(executor)
     finally:
-        writer.close()
+        used = hardware.energy_joules()
+        spent = {"energy_joules": used - joules} if used is not None and joules is not None and used >= joules else {}
+        writer.note_run_end(run, {"seconds": round(time.monotonic() - began, 3), **spent})
+    return writer.read
 
 
 class _Search:
@@ -166,9 +186,10 @@ class _Search:
         prepared: data.PreparedData,
         listeners: Sequence[Listener],
         task: str,
+        again: str,
     ) -> None:
         self._writer, self._request, self._settings, self._plan, self._data = writer, request, settings, plan, prepared
-        self._listeners, self._task = listeners, task
+        self._listeners, self._task, self._again = listeners, task, again
         self._running: dict[int, int] = {}  # trial → slot
         self._failures: list[str] = []  # reasons, in a row
         self._exhausted = False
@@ -204,7 +225,7 @@ class _Search:
             top = max(set(self._failures), key=self._failures.count) if self._failures else why
             raise NoTrial(
                 f"no trial was completed: {top}",
-                f"autofash show {self._writer.name}, or look into {self._writer.folder}/trials",
+                f"autofash show {self._writer.read.arguments}, or look into {self._writer.folder}/trials",
             )
 
     def _loop(self, executor: Executor, stopped: list[int]) -> str:
@@ -293,7 +314,8 @@ class _Search:
         self._tell(TrialEnded(record, self._finished, self._writer.target))
 
     def _end(self, why: str) -> None:
-        self._tell(SearchEnded(self._writer.read, why, time.monotonic() - self._began))
+        failing = len(self._failures) >= MOST_FAILURES
+        self._tell(SearchEnded(self._writer.read, why, time.monotonic() - self._began, failing))
 
     def _tell(self, event: SearchEvent) -> None:
         for listener in self._listeners:
@@ -301,9 +323,7 @@ class _Search:
 
     def _raise_interrupted(self, number: int) -> None:
         kept = self._writer.finished()
-        error = Interrupted(
-            f"interrupted: {kept} finished trials are kept", f"autofash search --study {self._writer.name}"
-        )
+        error = Interrupted(f"interrupted: {kept} finished trials are kept", self._again)
         error.exit_code = 128 + number
         raise error
 

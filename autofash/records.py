@@ -100,6 +100,15 @@ class Outcome:
     details: Mapping[str, Any] = field(default_factory=dict)  # what the task returned, JSON
 
 
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """A config that is to be run again with another seed."""
+
+    config: Config  # "family" included
+    seed: int  # 0 to 2**31 - 1
+    origin: str  # where it comes from, in words
+
+
 Report = Callable[[EpochReport], Verdict]
 Task = Callable[[TrialSpec, Report], Mapping[str, Any]]
 

@@ -24,7 +24,6 @@ import numpy as np
 from autofash import data, hardware, manifest
 from autofash.data.heldout import open_test
 from autofash.errors import (
-    DataError,
     Interrupted,
     NoTrial,
     ResourceError,
@@ -66,7 +65,7 @@ def refit(
     its own.
 
     What was saved before for the same trials, and is intact, is returned as it is: nothing is trained or opened again.
-    Raises NoTrial, UsageError, StudyBusy, DataError, ResourceError, Interrupted.
+    Raises NoTrial, UsageError, StudyBusy, StudyMismatch, DataError, ResourceError, Interrupted.
     """
     members = _members(study, trial, ensemble, epochs)
     name = ("best" if ensemble == 1 else f"ensemble-{ensemble}") if trial is None else f"trial-{trial}"
@@ -126,14 +125,13 @@ class _Refit:
         settings = self._study.settings
         self._watch("reading the data", 0, 0)
         source = data.locate(settings.dataset, data_dir)
-        prepared = data.prepare(settings.dataset, source, seed=settings.seed, validation=settings.validation)
-        if prepared.fingerprint != settings.data_fingerprint:
-            raise DataError(
-                f"{settings.dataset} is not the data that {self._study.name} was searched on: "
-                f"{settings.data_fingerprint[:12]} → {prepared.fingerprint[:12]}",
-                "the earlier data, or a new study",
-                code="E-DATA-CHANGED",
-            )
+        prepared = data.prepare(
+            settings.dataset,
+            source,
+            seed=settings.seed,
+            validation=settings.validation,
+            fingerprint=settings.data_fingerprint,
+        )
         self._train(prepared)
         self._watch("assembling and comparing", 0, 0)
         assembled = self._once("assembled", "assemble_task", prepared, {"members": self._files(), "flip": self._tta})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -45,13 +44,8 @@ def baselines(
         starters=False,
         storage=storage_url(storage),
     )
-    if json:
-        study = loop.search(request)
-    elif sys.stdout.isatty():
-        with screen.LiveScreen(console) as live:
-            study = loop.search(request, [live], progress=live.download)
-    else:
-        study = loop.search(request, [screen.PlainLines()])
+    with screen.watching(console, silent=json) as watching:
+        study = loop.search(request, watching.listeners, progress=watching.progress)
 
     records = {str(record.config["config"]): record for record in study.trials() if record.finished}
     rows = []

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -15,11 +18,42 @@ from rich.table import Table
 from rich.text import Text
 
 from autofash.cli.terminal import brief, config_text, duration, percent, sparkline, state_text, table
-from autofash.loop import SearchBegan, SearchEnded, SearchEvent, TrialBegan, TrialEnded, TrialReported
+from autofash.errors import printable
+from autofash.loop import (
+    Listener,
+    Progress,
+    SearchBegan,
+    SearchEnded,
+    SearchEvent,
+    TrialBegan,
+    TrialEnded,
+    TrialReported,
+)
 from autofash.records import EpochReport, Started, State, TrialRecord
 from autofash.study import Study
 
 RECENT = 6  # finished trials on the screen
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """Who is told of a search: of its events, and of a download before it."""
+
+    listeners: Sequence[Listener]
+    progress: Progress | None = None
+
+
+@contextmanager
+def watching(console: Console, *, silent: bool = False) -> Iterator[Watching]:
+    """Show a search on the screen: live on a terminal, one line a trial elsewhere; silent: warnings alone."""
+    if silent:
+        yield Watching([warn])
+    elif sys.stdout.isatty() and console.is_terminal:
+        with LiveScreen(console) as live:
+            yield Watching([live], live.download)
+    else:
+        lines = PlainLines()
+        yield Watching([lines], lines.download)
 
 
 class LiveScreen:
@@ -181,10 +215,12 @@ def _download_row(name: str, done: int, total: int) -> RenderableType:
     return row
 
 
-def warn_of_substitution(event: SearchEvent) -> None:
-    """A listener that prints nothing but, on stderr, that another data set had to serve."""
+def warn(event: SearchEvent) -> None:
+    """A listener that prints nothing but warnings, on stderr: that other data had to serve, that trials kept failing."""
     if isinstance(event, SearchBegan) and event.settings.substituted:
         print(f"autofash: warning[W-DATA]: {substitution(event)}", file=sys.stderr)
+    if isinstance(event, SearchEnded) and event.failing:
+        print(f"autofash: warning[W-FAILURES]: {printable(event.why)}", file=sys.stderr)
 
 
 def substitution(event: SearchBegan) -> str:
@@ -247,9 +283,10 @@ def print_result(console: Console, study: Study, rows: int = 5) -> None:
     if finished >= summary.trials:
         console.print(
             Text.assemble(
-                "\nNothing is left to do. Add trials: ", (f"autofash search --study {study.name} --more 20", "bold")
+                "\nNothing is left to do. Add trials: ",
+                (f"autofash search --study {study.arguments} --more 20", "bold"),
             )
         )
     else:
-        console.print(Text.assemble("\nGo on:            ", (f"autofash search --study {study.name}", "bold")))
-    console.print(Text.assemble("Keep the best:    ", (f"autofash best {study.name} --export", "bold")))
+        console.print(Text.assemble("\nGo on:            ", (f"autofash search --study {study.arguments}", "bold")))
+    console.print(Text.assemble("Keep the best:    ", (f"autofash best {study.arguments} --export", "bold")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,15 +111,9 @@ def search(
         data_dir=data_dir,
         storage=storage_url(storage),
     )
-    if json or quiet:
-        found = loop.search(request, [screen.warn_of_substitution])
-    elif sys.stdout.isatty() and console.is_terminal:
-        with screen.LiveScreen(console) as live:
-            found = loop.search(request, [live], progress=live.download)
-        screen.print_result(console, found)
-    else:
-        lines = screen.PlainLines()
-        found = loop.search(request, [lines], progress=lines.download)
+    with screen.watching(console, silent=json or quiet) as watching:
+        found = loop.search(request, watching.listeners, progress=watching.progress)
+    if not (json or quiet):
         screen.print_result(console, found)
     if json:
         board = found.leaderboard()

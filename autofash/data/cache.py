@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from autofash.data.sources import Images, source
-from autofash.errors import DataError, Problem, ResourceError
+from autofash.errors import DataError, Problem, ResourceError, StudyMismatch
 
 Array = np.ndarray
 FORMAT = 1
@@ -43,12 +43,28 @@ class SearchData:
     classes: tuple[str, ...]
 
 
-def prepare(dataset: str, folder: Path, *, seed: int, validation: float) -> PreparedData:
+def prepare(
+    dataset: str, folder: Path, *, seed: int, validation: float, fingerprint: str | None = None
+) -> PreparedData:
     """Split the training part of a data set, once, and keep it in the cache.
 
     folder: holds the verified files. seed: of the stratified split. validation: share of the training images that validate.
-    Raises DataError where the data cannot be used, ResourceError where the cache cannot be written.
+    fingerprint: what the data must have, as those of an earlier search had; None: any.
+    Raises DataError where the data cannot be used, StudyMismatch where they are others, ResourceError where the cache cannot
+    be written.
     """
+    prepared = _prepared(dataset, folder, seed, validation)
+    if fingerprint not in (None, prepared.fingerprint):
+        raise StudyMismatch(
+            f"{dataset} is not the data that the study was searched on: "
+            f"{str(fingerprint)[:12]} → {prepared.fingerprint[:12]}",
+            "the earlier data, or a new study",
+            code="E-DATA-CHANGED",
+        )
+    return prepared
+
+
+def _prepared(dataset: str, folder: Path, seed: int, validation: float) -> PreparedData:
     files = json.dumps([FORMAT, dataset, dict(source(dataset).files), seed, validation])
     place = cache_folder() / f"{dataset}-{hashlib.sha256(files.encode()).hexdigest()[:16]}"
     try:

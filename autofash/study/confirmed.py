@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from autofash.errors import StudyMissing
 from autofash.intervals import Interval, apart, over_seeds
 from autofash.records import State, TrialRecord
-from autofash.study.ledger import Study
+from autofash.study.ledger import Study, confirmation_name
 from autofash.study.samplers import key_of
 
 
@@ -30,16 +30,6 @@ class Candidate:
 
     record: TrialRecord
     epochs: int | None  # from 1; None where it never finished one
-
-
-def confirmation_name(study: str) -> str:
-    """The name of the study that holds a study's confirmation; no user's study can bear it."""
-    return f"{study}@confirm"
-
-
-def is_confirmation(study: str) -> bool:
-    """Whether a study's name is that of a confirmation."""
-    return study.endswith("@confirm")
 
 
 def confirmed(study: Study) -> list[Confirmed]:

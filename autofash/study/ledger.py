@@ -92,6 +92,12 @@ class Study:
         return artifacts(self.storage) / self.name
 
     @property
+    def arguments(self) -> str:
+        """What names this study on a command line: its name, and its storage where that is not the default one."""
+        elsewhere = "" if self.storage == DEFAULT_STORAGE else f" --storage {redacted(self.storage, url=True)}"
+        return f"{self.name}{elsewhere}"
+
+    @property
     def openings(self) -> list[dict[str, Any]]:
         """Every opening of the test set: when, by which command, for which trial, with which result."""
         return list(self._study.user_attrs.get("heldout", []))
@@ -124,7 +130,7 @@ class Study:
         """The best complete trial. Raises NoTrial."""
         ranked = self.leaderboard()
         if not ranked:
-            raise NoTrial(f"{self.name} has no complete trial yet", f"autofash search --study {self.name}")
+            raise NoTrial(f"{self.name} has no complete trial yet", f"autofash search --study {self.arguments}")
         return ranked[0]
 
     def summary(self) -> StudySummary:
@@ -202,7 +208,7 @@ def load_study(name: str | None = None, storage: str = DEFAULT_STORAGE) -> Study
     """The study of this name, or the one last updated. Raises StudyMissing, LedgerError."""
     if name is not None:
         return Study(name, storage)
-    known = list_studies(storage)
+    known = [study for study in list_studies(storage) if not is_confirmation(study.name)]
     if not known:
         raise StudyMissing(f"there is no study yet in {redacted(storage)}", "autofash search --trials 50")
     return Study(known[0].name, storage)
@@ -301,10 +307,22 @@ def artifacts(storage: str) -> Path:
     return path.parent if path is not None else Path("studies")
 
 
-def redacted(storage: str) -> str:
-    """The URL without its password, for messages; a SQLite file as its path."""
+def redacted(storage: str, *, url: bool = False) -> str:
+    """The URL without its password, for messages; a SQLite file as its path, unless a URL is wanted."""
     path = sqlite_path(storage)
-    return str(path) if path is not None else sqlalchemy.make_url(storage).render_as_string(hide_password=True)
+    if path is not None:
+        return storage if url else str(path)
+    return sqlalchemy.make_url(storage).render_as_string(hide_password=True)
+
+
+def confirmation_name(study: str) -> str:
+    """The name of the study that holds a study's confirmation; no user's study can bear it."""
+    return f"{study}@confirm"
+
+
+def is_confirmation(name: str) -> bool:
+    """Whether a study's name is that of a confirmation."""
+    return name.endswith("@confirm")
 
 
 def check_name(name: str, storage: str) -> None:

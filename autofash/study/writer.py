@@ -20,12 +20,22 @@ from autofash.records import (
     Ending,
     EpochReport,
     Outcome,
+    Rerun,
     StudySettings,
     TrialRecord,
     Verdict,
 )
 from autofash.space import NamedConfig, Space, space_from_table
-from autofash.study.ledger import Study, artifacts, as_json, check_name, create_or_load, ledger_errors, noted_config
+from autofash.study.ledger import (
+    Study,
+    artifacts,
+    as_json,
+    check_name,
+    create_or_load,
+    is_confirmation,
+    ledger_errors,
+    noted_config,
+)
 from autofash.study.lock import StudyLock
 from autofash.study.pruners import check_pruner, make_pruner, why_pruned
 from autofash.study.samplers import check_sampler, key_of, make_sampler, suggest, untried
@@ -34,6 +44,7 @@ ATTEMPTS = 2  # of a trial whose own process dies
 MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
 PATIENCE = 3  # with a sampler's duplicates, before a config that is left is taken instead
 COUNTABLE = 10_000  # configs
+QUEUE = "queue"  # the sampler of a study that runs what it is given, and nothing else
 FIXED_SETTINGS = ("data_fingerprint", "space_fingerprint", "objective", "epochs", "seed", "validation")
 
 
@@ -74,8 +85,10 @@ class StudyWriter:
         target: trials in all; None: what the study has, else 50.
         Raises StudyBusy, StudyMismatch with every difference, LedgerError, UsageError.
         """
-        check_name(name, storage)
-        check_sampler(settings.sampler)
+        if not is_confirmation(name):
+            check_name(name, storage)
+        if settings.sampler != QUEUE:
+            check_sampler(settings.sampler)
         check_pruner(settings.pruner)
         self.folder = artifacts(storage) / name
         with ledger_errors(storage):
@@ -137,9 +150,11 @@ class StudyWriter:
                     and not self._queue_untried(duplicates)
                 ):
                     return None
+                if self._settings.sampler == QUEUE and not self._queued():
+                    return None
                 number = len(self._study.get_trials(deepcopy=False))
                 self._study.sampler = make_sampler(
-                    self._settings.sampler,
+                    self._settings.sampler if self._settings.sampler != QUEUE else "random",
                     self._space,
                     seed=self._settings.seed,
                     trial_seed=seed_of(self._settings.seed, number),
@@ -149,7 +164,7 @@ class StudyWriter:
                 trial = self._study.ask()
                 config = self._space.expand(suggest(trial, self._space))
                 twin = self._twin(config)
-                if twin is None:
+                if twin is None or self._settings.sampler == QUEUE:
                     return self._begun(trial, config)
                 trial.set_user_attr("duplicate_of", twin)
                 self._study.tell(trial, state=TrialState.FAIL)
@@ -206,11 +221,33 @@ class StudyWriter:
             self._close(running, TrialState.FAIL, why, seconds, None, {})
         return self._read(number)
 
-    def note_run(self, facts: Mapping[str, Any]) -> None:
-        """Note with what this search works: sampler, pruner, workers, versions."""
+    def queue(self, runs: Sequence[Rerun]) -> None:
+        """Queue those runs that the study does not have yet, and let them all be its trials."""
         with ledger_errors(self.read.storage):
-            self._study.set_user_attr("runs", as_json([*self.read.runs, {"began": _now(), **facts}]))
+            trials = self._study.get_trials(deepcopy=False)
+            there = {(key_of({**noted_config(t), **t.params}), t.user_attrs.get("seed")) for t in trials}
+            for run in runs:
+                params = dict(self._space.own(run.config))
+                if (key_of(params), run.seed) not in there:
+                    there.add((key_of(params), run.seed))
+                    attributes = {"queued": params, "seed": run.seed, "origin": run.origin}
+                    self._study.enqueue_trial(params, user_attrs=attributes)
+            self._study.set_user_attr("target", len(there))
+
+    def note_run(self, facts: Mapping[str, Any]) -> int:
+        """Note with what this search works: sampler, pruner, workers, versions. Returns its place for `note_run_end`."""
+        with ledger_errors(self.read.storage):
+            before = self._study.user_attrs.get("runs", [])
+            self._study.set_user_attr("runs", as_json([*before, {"began": _now(), **facts}]))
             self._study.set_user_attr("updated", _now())
+        return len(before)
+
+    def note_run_end(self, run: int, facts: Mapping[str, Any]) -> None:
+        """Note beside a run what it took; one that is killed never says."""
+        with ledger_errors(self.read.storage):
+            runs = list(self._study.user_attrs["runs"])
+            runs[run] = {**runs[run], **facts}
+            self._study.set_user_attr("runs", as_json(runs))
 
     def close(self) -> None:
         """Let others write."""
@@ -301,7 +338,7 @@ class StudyWriter:
 
 
 def seed_of(seed: int, trial: int) -> int:
-    """The seed of a trial, from its study's: 0 to 2**31 - 1."""
+    """The seed of a trial, from its study's: 0 to 2**31 - 1. Below 0 are a confirmation's seeds, the same for each config."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{trial}".encode()).digest()[:4], "big") >> 1
 
 

@@ -1,0 +1,64 @@
+"""The top configs of a study again, over several seeds: one validation score is noise, and the best of many flatters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from autofash import data
+from autofash.errors import UsageError
+from autofash.executors import Executor
+from autofash.loop import Listener, Progress, SearchRequest, conduct
+from autofash.records import Rerun
+from autofash.study import Confirmed, Study, StudyWriter, confirmed
+from autofash.study.ledger import confirmation_name
+from autofash.study.writer import QUEUE, seed_of
+
+MOST_SEEDS = 100
+
+
+def confirm(
+    study: Study,
+    top: int = 3,
+    seeds: int = 3,
+    *,
+    workers: int | None = None,
+    data_dir: Path | None = None,
+    listeners: Sequence[Listener] = (),
+    task: str = "autofash.training:run_trial",
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> list[Confirmed]:
+    """Run a study's `top` best configs over `seeds` seeds, unpruned, and rank them by the lower bound of their mean.
+
+    The runs are a study of their own, <name>@confirm, which resumes, and grows where more configs or seeds are asked for. The
+    seeds are the same for every config, and none is one that the search used. command: what goes on with it, when interrupted.
+    Returns every config that was ever confirmed, the best first.
+    Raises UsageError, NoTrial, StudyBusy, StudyMismatch, DataError, Interrupted.
+    """
+    if top < 1 or not 1 <= seeds <= MOST_SEEDS:
+        raise UsageError(f"{top} configs over {seeds} seeds cannot be confirmed", "--confirm 3 --seeds 3")
+    study.best()  # raises NoTrial
+    settings = replace(study.settings, sampler=QUEUE, pruner="none", starters=False)
+    folder = data.locate(settings.dataset, data_dir, progress)
+    prepared = data.prepare(
+        settings.dataset,
+        folder,
+        seed=settings.seed,
+        validation=settings.validation,
+        fingerprint=settings.data_fingerprint,
+    )
+    runs = [
+        Rerun(record.config, seed_of(settings.seed, -seed), f"trial {record.number}, seed {seed}")
+        for seed in range(1, seeds + 1)
+        for record in study.leaderboard()[:top]
+    ]
+    request = SearchRequest(workers=workers, storage=study.storage)
+    with closing(StudyWriter(confirmation_name(study.name), study.storage, settings, target=None)) as writer:
+        writer.queue(runs)
+        again = command or f"autofash best {study.arguments} --confirm {top} --seeds {seeds}"
+        conduct(writer, request, settings, prepared, listeners, task=task, executor=executor, again=again)
+    return confirmed(study)
