@@ -106,11 +106,11 @@ def test_a_new_study_takes_the_next_free_name() -> None:
 
 def test_the_budget_ends_the_search_and_running_trials_are_queued_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.2")
-    study, events = search(trials=50, budget_seconds=2.0)
-    assert "budget of 2 s is used up" in why(events)
+    study, events = search(trials=200, budget_seconds=4.0)
+    assert "budget of 4 s is used up" in why(events)
     states = [trial.state for trial in study.trials()]
     assert State.RUNNING not in states and State.WAITING in states
-    assert study.target == 50
+    assert study.target == 200
 
 
 def test_the_target_ends_the_search() -> None:

@@ -2,10 +2,12 @@
 
 The dashboard itself has no authentication and would delete a study for whoever asks. So it is served on the loopback only, to
 requests that name it as their host, GET only, and it never sees the ledger but a copy, renewed while somebody looks.
+Notes on the trials are written into the copy, so that a search pays nothing for them.
 """
 
 from __future__ import annotations
 
+import json
 import socketserver
 import sqlite3
 import tempfile
@@ -18,9 +20,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 import optuna_dashboard
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.trial import FrozenTrial
+from optuna_dashboard._note import note_str_key_prefix, note_ver_key
 
 from autofash.errors import ResourceError
-from autofash.study.ledger import ledger_errors, open_storage, sqlite_path
+from autofash.records import State, TrialRecord
+from autofash.study.ledger import Study, artifact_store, ledger_errors, list_studies, open_storage, sqlite_path
 
 HOST = "127.0.0.1"
 RENEW_SECONDS = 2.0
@@ -44,7 +50,10 @@ class Dashboard:
             snapshot = _Snapshot(storage, Path(self._folder.name) / "snapshot.db")
             served = open_storage(snapshot.storage)
             number = next((found._study_id for found in served.get_all_studies() if found.study_name == study), None)
-        app = optuna_dashboard.wsgi(served)
+        pictures = artifact_store(storage)
+        app = optuna_dashboard.wsgi(
+            served, artifact_store=FileSystemArtifactStore(pictures) if pictures.is_dir() else None
+        )
         try:
             self._server = make_server(HOST, port, _guarded(app, snapshot), server_class=_Server, handler_class=_Quiet)
         except OSError as error:
@@ -71,6 +80,7 @@ class _Snapshot:
     def __init__(self, storage: str, path: Path) -> None:
         self._source, self._path = storage, path
         self._renewed = 0.0
+        self._notes: dict[int, list[tuple[int, str, str]]] = {}  # by Optuna's id of the trial, which has ended
         self._lock = threading.Lock()
         self.storage = f"sqlite:///{path}"
         self.renew()
@@ -103,7 +113,47 @@ class _Snapshot:
                     )
                 with sqlite3.connect(fresh) as reading, sqlite3.connect(self._path, timeout=30.0) as writing:
                     reading.backup(writing)
+            self._annotate()
             self._renewed = time.monotonic()
+
+    def _annotate(self) -> None:
+        """Write a note on each trial that has ended; in one transaction, where the dashboard's own way needs two a note."""
+        for summary in list_studies(self.storage):
+            study = Study(summary.name, self.storage)
+            for trial in study.frozen():
+                if trial.state.is_finished() and trial._trial_id not in self._notes:
+                    self._notes[trial._trial_id] = _note(study, trial)
+        with sqlite3.connect(self._path, timeout=30.0) as writing:
+            writing.executemany(
+                "INSERT OR IGNORE INTO study_system_attributes (study_id, key, value_json) VALUES (?, ?, ?)",
+                [row for rows in self._notes.values() for row in rows],
+            )
+
+
+def _note(study: Study, trial: FrozenTrial) -> list[tuple[int, str, str]]:
+    """The rows that make a trial's note, as the dashboard looks for them: its version, and its text."""
+    text = summary_of(study.record(trial), study.settings.objective)
+    return [
+        (study.number, note_ver_key(trial._trial_id), json.dumps(1)),
+        (study.number, note_str_key_prefix(trial._trial_id) + "0", json.dumps(text[:2000])),
+    ]
+
+
+def summary_of(record: TrialRecord, objective: str) -> str:
+    """A trial in a few lines of Markdown."""
+    what = objective.replace("_", " ")
+    value = f"{100 * record.value:.2f} % validation {what}" if record.value is not None else "no epoch finished"
+    lines = [f"**Trial {record.number} {record.state}: {value}**", ""]
+    if record.best_epoch:
+        lines.append(f"- best in epoch {record.best_epoch} of {len(record.curve)}, {record.seconds:.0f} s in all")
+    if record.why:
+        lines.append(f"- {'pruned' if record.state is State.PRUNED else 'why'}: {record.why}")
+    lines += [f"- {record.origin}, seed {record.seed}", "", "| parameter | value |", "|---|---|"]
+    lines += [
+        f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
+        for name, value in record.config.items()
+    ]
+    return "\n".join(lines)
 
 
 def _guarded(
@@ -124,7 +174,13 @@ def _guarded(
                 snapshot.renew()
             except sqlite3.Error:
                 pass  # the copy of a moment ago serves
-        return app(environ, start)
+
+        def start_guarded(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            # The dashboard lets every page of the web read artifacts (CORS *); ours are the user's own.
+            kept = [(name, value) for name, value in headers if name.lower() != "access-control-allow-origin"]
+            return start(status, [*kept, ("X-Content-Type-Options", "nosniff")], *more)
+
+        return app(environ, start_guarded)
 
     return answer
 

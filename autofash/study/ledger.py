@@ -82,6 +82,11 @@ class Study:
         self.space = space_from_table(self.settings.space_table, name=self.settings.space, where=self.settings.space)
 
     @property
+    def number(self) -> int:
+        """The study's number in its storage."""
+        return int(self._study._study_id)
+
+    @property
     def target(self) -> int:
         """Trials that were asked for in all."""
         return int(self._study.user_attrs["target"])
@@ -109,9 +114,12 @@ class Study:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial, by number. Those that would only have repeated a finished config are left out."""
+        return [self.record(trial) for trial in self.frozen() if "duplicate_of" not in trial.user_attrs]
+
+    def frozen(self) -> list[FrozenTrial]:
+        """Every trial as Optuna has it; for the rooms of the study alone."""
         with ledger_errors(self.storage):
-            found = self._study.get_trials(deepcopy=False)
-        return [self.record(trial) for trial in found if "duplicate_of" not in trial.user_attrs]
+            return self._study.get_trials(deepcopy=False)
 
     def trial(self, number: int) -> TrialRecord:
         """The trial of this number. Raises UsageError when there is none."""
@@ -168,6 +176,23 @@ class Study:
             openings = list(study.user_attrs["heldout"])
             openings[opening] = {**openings[opening], **as_json(result)}
             study.set_user_attr("heldout", openings)
+
+    def attach(self, picture: Path) -> None:
+        """Keep a picture as an artifact of the study, which Optuna dashboard shows, in place of one that bore this name."""
+        store_folder = artifact_store(self.storage)
+        with ledger_errors(self.storage):
+            store_folder.mkdir(parents=True, exist_ok=True)
+            store = optuna.artifacts.FileSystemArtifactStore(store_folder)
+            study = optuna.load_study(study_name=self.name, storage=open_storage(self.storage, write=True))
+            known = optuna.artifacts.get_all_artifact_meta(study)
+            before = next((meta.artifact_id for meta in known if meta.filename == picture.name), None)
+            if before is None:
+                optuna.artifacts.upload_artifact(
+                    artifact_store=store, file_path=str(picture), study_or_trial=study, storage=study._storage
+                )
+            else:
+                with picture.open("rb") as content:
+                    store.write(before, content)
 
     def record(self, trial: FrozenTrial) -> TrialRecord:
         """An Optuna trial in our terms."""
@@ -244,7 +269,7 @@ def create_or_load(name: str, storage: str, settings: StudySettings, target: int
     if "format" not in study.user_attrs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna's major version is pinned
-            study.set_metric_names([f"validation {settings.objective.replace('_', ' ')}"])
+            study.set_metric_names([f"validation {settings.objective.replace('_', ' ')} (fraction, 0 to 1)"])
         study.set_user_attr("settings", asdict(settings))
         study.set_user_attr("target", target)
         study.set_user_attr("updated", datetime.now().astimezone().isoformat())
@@ -305,6 +330,11 @@ def artifacts(storage: str) -> Path:
     """The folder of the studies' artifacts: beside the SQLite file, or ./studies for another database."""
     path = sqlite_path(storage)
     return path.parent if path is not None else Path("studies")
+
+
+def artifact_store(storage: str) -> Path:
+    """The folder of Optuna's artifacts of all studies; its name can be no study's."""
+    return artifacts(storage) / ".artifacts"
 
 
 def redacted(storage: str, *, url: bool = False) -> str:

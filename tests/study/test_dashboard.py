@@ -12,7 +12,7 @@ import pytest
 from autofash import loop
 from autofash.errors import ResourceError
 from autofash.loop import SearchRequest
-from autofash.study import dashboard
+from autofash.study import dashboard, load_study
 from autofash.study.dashboard import Dashboard
 
 STORAGE = "sqlite:///studies/studies.db"
@@ -77,3 +77,41 @@ def test_only_the_loopback_is_listened_on(running: Dashboard) -> None:
 def test_a_port_that_is_taken_is_refused_with_the_way_out(running: Dashboard) -> None:
     with pytest.raises(ResourceError, match="--port 0"):
         Dashboard(STORAGE, None, port=running.port)
+
+
+def test_a_note_summarises_every_trial_that_has_ended(running: Dashboard) -> None:
+    told = json.loads(ask(running, "/api/studies/1?after=0")[1])
+    notes = [trial["note"]["body"] for trial in told["trials"]]
+    assert len(notes) == 3
+    for trial, note in zip(told["trials"], notes, strict=True):
+        assert note.startswith(f"**Trial {trial['number']} ") and "% validation accuracy" in note
+        assert "| learning_rate |" in note
+
+
+def test_the_axes_bear_metric_and_unit(running: Dashboard) -> None:
+    told = json.loads(ask(running, "/api/studies/1?after=0")[1])
+    assert told["objective_names"] == ["validation accuracy (fraction, 0 to 1)"]
+
+
+def test_pictures_of_a_study_are_shown_once_each_and_to_no_other_site(tmp_path: Path) -> None:
+    search(2)
+    study = load_study("digits-mlp")
+    for content in (b"first", b"second"):
+        (tmp_path / "confusion.png").write_bytes(content)
+        study.attach(tmp_path / "confusion.png")
+    made = Dashboard(STORAGE, "digits-mlp", port=0)
+    thread = threading.Thread(target=made.serve)
+    thread.start()
+    try:
+        [artifact] = json.loads(ask(made, "/api/studies/1?after=0")[1])["artifacts"]
+        assert (artifact["filename"], artifact["mimetype"]) == ("confusion.png", "image/png")
+        connection = http.client.HTTPConnection("127.0.0.1", made.port, timeout=10)
+        connection.request("GET", f"/artifacts/1/{artifact['artifact_id']}")
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"second")
+        assert answer.headers["Access-Control-Allow-Origin"] is None
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        connection.close()
+    finally:
+        made.close()
+        thread.join()
