@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRIALS ?= 50
 
-.PHONY: setup search test lint format overhead pruners clean
+.PHONY: setup search test lint format overhead pruners prediction clean
 
 setup: $(VENV)/.ready
 
@@ -41,6 +41,9 @@ overhead: setup
 
 pruners: setup
 	$(BIN)/python benchmarks/pruners.py
+
+prediction: setup
+	$(BIN)/python benchmarks/prediction.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
