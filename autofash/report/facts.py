@@ -1,0 +1,562 @@
+"""The numbers of a report, gathered before anything is drawn: from the ledger, and from the model that was made of it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from autofash import manifest
+from autofash.errors import UnsafeFile
+from autofash.intervals import Interval, wilson
+from autofash.records import Config, State, TrialRecord, Value
+from autofash.report.tested import Tested, tested
+from autofash.space import ChoiceParam, FloatParam, IntParam, Param, load_space, shipped_spaces
+from autofash.space.vocabulary import Limits, Real, Whole, misfit, vocabulary
+from autofash.study import Confirmed, Study, confirmed
+from autofash.study.importances import FEWEST, importances
+from autofash.study.ledger import study_names
+from autofash.study.writer import epochs_of
+
+LEADERS = 10
+CURVES = 5
+AXES = 8  # of the parallel coordinates: the most telling parameters
+EDGE = 0.05  # of a range
+STORIED = "fashion_mnist"  # the data set that the five classics were published for
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """A line of the leaderboard."""
+
+    rank: int  # from 1
+    trial: int
+    value: float  # of the objective, a fraction
+    accuracy: Interval  # on the validation images, by Wilson
+    best_epoch: int
+    seconds: float
+    curve: tuple[float, ...]  # objective after each epoch
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A finished trial in the history of its study."""
+
+    trial: int
+    complete: bool  # else it was pruned
+    value: float
+    best: float | None  # of the complete trials up to it, in the order of the numbers
+    elapsed: float | None  # seconds of searching until it ended, pauses left out; None where the ledger has no time
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A parameter as an axis of the parallel coordinates."""
+
+    name: str
+    values: tuple[Value, ...]  # of a choice, in the order of the space; empty for a range
+    low: float | None = None  # of a range
+    high: float | None = None
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A finished trial across the axes."""
+
+    trial: int
+    complete: bool
+    value: float
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A parameter whose best value lies at the end of what was searched."""
+
+    name: str
+    value: Value  # of the best trial
+    end: Value  # the bound, or the first or last value
+    leaders: int  # how many of the first CURVES trials lie at that end
+    of: int  # the first trials that have the parameter
+    widen: str  # what to write into the space
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedAt:
+    """What was stopped after an epoch."""
+
+    epoch: int
+    trials: int
+    why: str  # of the last of them
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the search took."""
+
+    trial_seconds: float  # of all trials' processes together, failed ones included
+    searching_seconds: float | None  # wall clock while trials ran
+    epochs: int  # trained in all
+    saved_seconds: (
+        float  # estimate: the epochs that the pruned trials did not train, at their pace after the first epoch
+    )
+    saved_epochs: int
+    refit_seconds: float | None
+    energy_joules: float | None  # None where no run could count it
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A classic classifier: what was claimed for it, and what was measured here."""
+
+    name: str
+    about: str
+    claim: str
+    train_accuracy: float | None  # None where it was not measured
+    test_accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduce:
+    """How to get all this again."""
+
+    commands: tuple[str, ...]
+    seed: int  # of the study
+    versions: Mapping[str, str]
+    fingerprints: Mapping[str, str]  # of what → SHA-256
+    machine: str
+    plan: str  # how the last search shared the machine
+    date: str  # of the model, else of the last search
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a report says of a study; the page and the terminal only draw it."""
+
+    study: str
+    made: str  # ISO date and time
+    dataset: str
+    space: str
+    sampler: str
+    pruner: str
+    objective: str
+    epochs: int  # most of a trial
+    finished: int  # trials, complete or pruned
+    complete: int
+    pruned: int
+    failed: int
+    target: int
+    result: str  # one sentence
+    caveats: tuple[str, ...]
+    openings: tuple[Mapping[str, Any], ...]  # of the test set: when, command, trial, test_accuracy
+    export_command: str  # what makes the model, where there is none
+    validation_images: int | None  # about, from the images that the trials trained on
+    leaders: tuple[Leader, ...]
+    alike: int  # of them, those whose interval reaches the first's
+    telling: tuple[str, ...]  # parameters, the most telling first
+    confirmed: tuple[Confirmed, ...]
+    history: tuple[Point, ...]
+    importances: Mapping[str, float]  # the greatest first, sum 1
+    no_importances: str  # why there are none
+    axes: tuple[Axis, ...]
+    lines: tuple[Line, ...]
+    edges: tuple[Edge, ...]
+    pruned_at: tuple[PrunedAt, ...]
+    cost: Cost
+    tested: Tested | None
+    baselines: tuple[Baseline, ...]  # none where the data set is not theirs
+    reproduce: Reproduce
+
+
+def gather(study: Study) -> Facts:
+    """Everything that can be said of a study and of the model that was made of it last.
+
+    Raises NoTrial, LedgerError, and UnsafeFile where a model's file is not what its manifest vouches for.
+    """
+    study.best()
+    settings, trials, ranked, sure = study.settings, study.trials(), study.leaderboard(), confirmed(study)
+    count = {state: sum(record.state is state for record in trials) for state in State}
+    finished = count[State.COMPLETE] + count[State.PRUNED]
+    model = tested(study.name, study.folder)
+    images = _validation_images(trials, settings.validation)
+    leaders = tuple(_leader(rank, record, images) for rank, record in enumerate(ranked[:LEADERS], 1))
+    found = importances(study)
+    telling = _telling(study, trials, found)
+    return Facts(
+        study=study.name,
+        made=datetime.now().astimezone().isoformat(timespec="seconds"),
+        dataset=settings.dataset,
+        space=settings.space,
+        sampler=settings.sampler,
+        pruner=settings.pruner,
+        objective=settings.objective,
+        epochs=settings.epochs,
+        finished=finished,
+        complete=count[State.COMPLETE],
+        pruned=count[State.PRUNED],
+        failed=count[State.FAILED],
+        target=study.target,
+        result=_result(study, model, ranked[0], finished),
+        caveats=tuple(_caveats(study, model, ranked, sure, finished)),
+        openings=tuple(study.openings),
+        export_command=f"autofash best {study.arguments} --export",
+        validation_images=images,
+        leaders=leaders,
+        alike=sum(leader.accuracy.high >= leaders[0].accuracy.low for leader in leaders),
+        telling=telling,
+        confirmed=tuple(sure),
+        history=_history(trials),
+        importances=found,
+        no_importances="" if found else _why_no_importances(finished),
+        axes=tuple(_axis(name, study.space.params[name]) for name in telling[:AXES]),
+        lines=tuple(
+            Line(record.number, record.state is State.COMPLETE, record.value, record.config)
+            for record in trials
+            if record.finished and record.value is not None
+        ),
+        edges=_edges(study, ranked[:CURVES]),
+        pruned_at=_pruned_at(trials),
+        cost=_cost(study, trials, model),
+        tested=model,
+        baselines=_baselines(study) if settings.dataset == STORIED else (),
+        reproduce=_reproduce(study, model),
+    )
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as 92.41 %, or a dash."""
+    return "–" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 42 s, 3:07 min or 1:02 h, or a dash."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    return f"{whole // 60}:{whole % 60:02} min" if whole < 6000 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
+
+
+def value_text(value: object) -> str:
+    """A parameter's value, numbers to three digits; a dash where a config has none."""
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def model_text(model: Tested) -> str:
+    """What the model is, as the subject of a sentence."""
+    numbers = ", ".join(str(trial) for trial in model.trials)
+    what = f"The model of trial {numbers}" if len(model.trials) == 1 else f"The mean of the models of trials {numbers}"
+    return what + (", each image seen mirrored too," if model.tta else "")
+
+
+def _result(study: Study, model: Tested | None, best: TrialRecord, finished: int) -> str:
+    settings = study.settings
+    if model is None:
+        return (
+            f"Trial {best.number} is the best of {finished} trials, with {percent(best.value)} validation "
+            f"{settings.objective.replace('_', ' ')} on {settings.dataset}; no tested model of it is saved."
+        )
+    accuracy = model.accuracy
+    return (
+        f"{model_text(model)} names {percent(accuracy.value)} of the {model.images:,} test images of {settings.dataset} "
+        f"rightly (95 % interval {percent(accuracy.low)} to {percent(accuracy.high)}), after a search of {finished} trials."
+    )
+
+
+def _caveats(
+    study: Study, model: Tested | None, ranked: Sequence[TrialRecord], sure: Sequence[Confirmed], finished: int
+) -> list[str]:
+    """What an honest reader has to know beside the result."""
+    told, settings, openings = [], study.settings, len(study.openings)
+    first = sure[0].record if sure else ranked[0]
+    if settings.substituted:
+        told.append(f"{settings.substituted} was not to be had: {settings.dataset} had to serve.")
+    if openings > 1:
+        times = "twice" if openings == 2 else f"{openings} times"
+        told.append(
+            f"The test set has been opened {times} for this study: whoever chooses between the results below has tuned on it."
+        )
+    if model is not None:
+        told.append("The interval covers the choice of test images, not the luck of a training's seed.")
+        if first.number not in model.trials:
+            told.append(f"Trial {first.number} ranks first by now, and its model is not the one tested here.")
+    if len(ranked) > 1 and not sure:
+        told.append(
+            f"Validation flatters: {percent(ranked[0].value)} is the best of {len(ranked)} complete trials, each run once."
+        )
+    if finished < study.target:
+        told.append(f"The search is not at its end: {finished} of {study.target} trials are finished.")
+    return told
+
+
+def _validation_images(trials: Sequence[TrialRecord], share: float) -> int | None:
+    """About how many images validate: the ledger knows only how many an epoch trains on, less than a batch short of all."""
+    trained = max((record.reports[0].images for record in trials if record.reports), default=0)
+    return round(trained * share / (1 - share)) or None
+
+
+def _leader(rank: int, record: TrialRecord, images: int | None) -> Leader:
+    value = record.value or 0.0
+    accuracy = next((said.accuracy for said in record.reports if said.epoch == record.best_epoch), value)
+    return Leader(
+        rank=rank,
+        trial=record.number,
+        value=value,
+        accuracy=wilson(accuracy, images or 0),
+        best_epoch=record.best_epoch or 0,
+        seconds=record.seconds,
+        curve=record.curve,
+        config=record.config,
+    )
+
+
+def _telling(study: Study, trials: Sequence[TrialRecord], found: Mapping[str, float]) -> tuple[str, ...]:
+    """Parameters that varied: by importance, then those that say most by the order of the space."""
+    seen: dict[str, set[Value]] = {name: set() for name in study.space.params}
+    for record in trials:
+        if record.finished:
+            for name in seen.keys() & record.config.keys():
+                seen[name].add(record.config[name])
+    varied = [name for name, values in seen.items() if len(values) > 1]
+    return tuple(sorted(varied, key=lambda name: -found.get(name, 0.0)))
+
+
+def _history(trials: Sequence[TrialRecord]) -> tuple[Point, ...]:
+    elapsed, best, points = _elapsed(trials), None, []
+    for record in trials:
+        if not record.finished or record.value is None:
+            continue
+        if record.state is State.COMPLETE:
+            best = max(record.value, best or 0.0)
+        complete = record.state is State.COMPLETE
+        points.append(Point(record.number, complete, record.value, best, elapsed.get(record.number)))
+    return tuple(points)
+
+
+def _elapsed(trials: Sequence[TrialRecord]) -> dict[int, float]:
+    """Seconds of searching until each trial ended: wall clock while trials ran, pauses between two searches left out."""
+    spans = sorted(
+        (record.ended - timedelta(seconds=record.seconds), record.ended, record.number)
+        for record in trials
+        if record.ended is not None
+    )
+    found: dict[int, float] = {}
+    if not spans:
+        return found
+    paused, busy_until, first = 0.0, spans[0][0], spans[0][0]
+    for began, ended, number in spans:
+        paused += max(0.0, (began - busy_until).total_seconds())
+        busy_until = max(busy_until, ended)
+        found[number] = (ended - first).total_seconds() - paused
+    return found
+
+
+def _why_no_importances(finished: int) -> str:
+    if finished < FEWEST:
+        return f"{finished} finished trial{'s' * (finished != 1)} cannot tell: it takes {FEWEST}."
+    return "Fewer than two parameters varied."
+
+
+def _axis(name: str, param: Param) -> Axis:
+    match param:
+        case IntParam() | FloatParam():
+            return Axis(name, (), float(param.low), float(param.high), param.log)
+        case ChoiceParam():
+            return Axis(name, tuple(param.values))
+    return Axis(name, (False, True))
+
+
+def _edges(study: Study, leaders: Sequence[TrialRecord]) -> tuple[Edge, ...]:
+    """Parameters whose best value lies at an end beyond which the space could be widened."""
+    known = {} if study.space.configs else vocabulary(study.space.family)
+    found = []
+    for name, param in study.space.params.items():
+        values = [record.config[name] for record in leaders if name in record.config]
+        end = _end(param, values[0]) if name in leaders[0].config else None
+        if end is None or name not in known:
+            continue
+        widen = _beyond(param, end, known[name])
+        if widen:
+            close = sum(_end(param, value) == end for value in values)
+            found.append(Edge(name, values[0], end, close, len(values), widen))
+    return tuple(sorted(found, key=lambda edge: -edge.leaders))
+
+
+def _end(param: Param, value: Value) -> Value | None:
+    """The end of the parameter that the value lies at: within EDGE of a range, or the first or last of ordered numbers."""
+    match param:
+        case IntParam() | FloatParam() if param.high > param.low:
+            place = _place(param, float(value))
+            return param.low if place <= EDGE else param.high if place >= 1 - EDGE else None
+        case ChoiceParam():
+            numbers = [number for number in param.values if isinstance(number, int | float)]
+            ordered = numbers == sorted(numbers) or numbers == sorted(numbers, reverse=True)
+            plain = len(numbers) == len(param.values) > 1 and not any(isinstance(n, bool) for n in numbers)
+            return value if ordered and plain and value in (numbers[0], numbers[-1]) else None
+    return None
+
+
+def _place(param: IntParam | FloatParam, value: float) -> float:
+    """Where the value lies in its range, 0 to 1; by its logarithm where log is set."""
+    scale: Callable[[float], float] = math.log if param.log else float
+    return (scale(value) - scale(param.low)) / (scale(param.high) - scale(param.low))
+
+
+def _beyond(param: Param, end: Value, limits: Limits) -> str:
+    """What to write into the space to reach beyond this end: half a range further, or a choice's next value.
+
+    Empty where the limits of the vocabulary leave nothing beyond.
+    """
+    match param:
+        case IntParam() | FloatParam():
+            upward, span = end == param.high, param.high - param.low
+            least, most = (limits.low, limits.high) if isinstance(limits, Whole | Real) else (param.low, param.high)
+            if param.log:
+                factor = math.sqrt(param.high / param.low)
+                reached = min(param.high * factor, most) if upward else max(param.low / factor, least)
+            else:
+                step = param.step or 0.0
+                reach = min(max(span / 2, step), most - param.high if upward else param.low - least)
+                reach = math.floor(reach / step + 1e-9) * step if step else reach
+                reached = param.high + reach if upward else param.low - reach
+            beyond = round(reached) if isinstance(param, IntParam) else float(f"{reached:.2g}")
+            return f"{'high' if upward else 'low'} = {beyond:g}" if beyond != end else ""
+        case ChoiceParam():
+            numbers = [float(number) for number in param.values]
+            first = end == param.values[0]
+            last, inner = numbers[:2] if first else (numbers[-1], numbers[-2])
+            even = inner > 0 and max(last / inner, inner / last) >= 2
+            reached = last * last / inner if even else 2 * last - inner
+            further = round(reached) if isinstance(end, int) else float(f"{reached:.2g}")
+            if misfit(limits, further):
+                return ""
+            values = [further, *param.values] if first else [*param.values, further]
+            return f"values = [{', '.join(f'{value:g}' for value in values)}]"
+    return ""
+
+
+def _pruned_at(trials: Sequence[TrialRecord]) -> tuple[PrunedAt, ...]:
+    stopped: dict[int, list[TrialRecord]] = {}
+    for record in trials:
+        if record.state is State.PRUNED:
+            stopped.setdefault(len(record.curve), []).append(record)
+    return tuple(
+        PrunedAt(epoch, len(records), records[-1].why.removeprefix(f"epoch {epoch}: "))
+        for epoch, records in sorted(stopped.items())
+    )
+
+
+def _cost(study: Study, trials: Sequence[TrialRecord], model: Tested | None) -> Cost:
+    saved_seconds, saved_epochs, share = 0.0, 0, _later_pace(trials)
+    for record in trials:
+        if record.state is State.PRUNED and record.reports:
+            left = max(0, epochs_of(record.config, study.settings.epochs) - len(record.reports))
+            saved_epochs += left
+            saved_seconds += left * (_pace(record) or share * record.reports[0].seconds)
+    joules = [float(run["energy_joules"]) for run in study.runs if run.get("energy_joules") is not None]
+    return Cost(
+        trial_seconds=sum(record.seconds for record in trials),
+        searching_seconds=max(_elapsed(trials).values(), default=None),
+        epochs=sum(len(record.curve) for record in trials),
+        saved_seconds=saved_seconds,
+        saved_epochs=saved_epochs,
+        refit_seconds=model.refit_seconds if model else None,
+        energy_joules=sum(joules) if joules else None,
+    )
+
+
+def _pace(record: TrialRecord) -> float | None:
+    """Seconds an epoch after the first, which alone pays for the model's compilation; None where there is no second."""
+    first, *later = record.reports
+    return (later[-1].seconds - first.seconds) / len(later) if later else None
+
+
+def _later_pace(trials: Sequence[TrialRecord]) -> float:
+    """How long a later epoch takes as a share of the first: the median over the trials that have both."""
+    shares = [
+        pace / record.reports[0].seconds
+        for record in trials
+        if record.reports and record.reports[0].seconds and (pace := _pace(record)) is not None
+    ]
+    return statistics.median(shares) if shares else 1.0
+
+
+def _baselines(study: Study) -> tuple[Baseline, ...]:
+    """The five classics; measured where `autofash baselines` ran on the same data in the same storage."""
+    name, measured = f"{study.settings.dataset}-baselines", {}
+    if name in study_names(study.storage):
+        other = Study(name, study.storage)
+        same = other.settings.data_fingerprint == study.settings.data_fingerprint
+        for record in other.trials() if same else []:
+            try:
+                measured[str(record.config["config"])] = manifest.read(other.folder / f"trial-{record.number}")[
+                    "metrics"
+                ]
+            except (KeyError, UnsafeFile):
+                pass  # it was searched, and not refitted
+    return tuple(
+        Baseline(
+            name=classic,
+            about=named.about,
+            claim=named.claim,
+            train_accuracy=measured.get(classic, {}).get("train_accuracy"),
+            test_accuracy=measured.get(classic, {}).get("test_accuracy"),
+        )
+        for classic, named in load_space("baselines").configs.items()
+    )
+
+
+def _reproduce(study: Study, model: Tested | None) -> Reproduce:
+    run: Mapping[str, Any] = study.runs[-1] if study.runs else {}
+    commands = [_search_command(study)]
+    if model is not None:
+        flags = [f"--trial {model.trials[0]}"] if model.name.startswith("trial-") else []
+        flags += [f"--ensemble {len(model.trials)}"] if len(model.trials) > 1 else []
+        flags += ["--tta"] if model.tta else []
+        flags += [f"--formats {shlex.quote(','.join(model.exports))}"] if set(model.exports) - {"keras"} else []
+        commands.append(" ".join([f"autofash best {study.arguments} --export", *flags]))
+    return Reproduce(
+        commands=(*commands, f"autofash report {study.arguments}"),
+        seed=study.settings.seed,
+        versions={
+            **{name: str(run[name]) for name in ("python", "autofash", "keras", "optuna") if name in run},
+            **(model.versions if model else {}),
+        },
+        fingerprints={"data": study.settings.data_fingerprint, "space": study.settings.space_fingerprint},
+        machine=(model.machine if model else "") or str(run.get("machine", "")),
+        plan=str(run.get("plan", "")),
+        date=model.created if model else str(run.get("began", "")),
+    )
+
+
+def _search_command(study: Study) -> str:
+    """The command that begins such a study; its space is a file of the user's own unless autofash ships it as it is."""
+    settings = study.settings
+    if settings.space == "baselines" and study.space.configs:
+        return f"autofash baselines --dataset {settings.dataset}"
+    shipped = (
+        settings.space in shipped_spaces() and load_space(settings.space).fingerprint == settings.space_fingerprint
+    )
+    flags = {
+        "dataset": settings.dataset,
+        "space": settings.space if shipped else f"{settings.space}.toml",
+        "trials": study.target,
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+        "sampler": settings.sampler,
+        "pruner": settings.pruner,
+        "objective": settings.objective,
+    }
+    words = [f"--{name} {shlex.quote(str(value))}" for name, value in flags.items()]
+    return " ".join(
+        ["autofash search --study", study.arguments, *words, *([] if settings.starters else ["--no-starters"])]
+    )
