@@ -4,8 +4,10 @@
 
     study = autofash.search(dataset="digits", trials=20)
     print(study.best().value)
-    model = autofash.refit(study)
-    print(model.metrics["test_accuracy"], model.model)
+    autofash.confirm(study, top=3, seeds=3)
+    fitted = autofash.refit(study, formats=["keras", "litert"])
+    print(fitted.metrics["test_accuracy"], fitted.model)
+    probabilities = autofash.load_model(fitted.folder).predict(images)
 
 Nothing heavy is imported before it is used.
 """
@@ -40,14 +42,17 @@ from autofash.records import EpochReport, FittedModel, State, StudySettings, Stu
 
 if TYPE_CHECKING:
     from autofash.loop import Listener
+    from autofash.predict import LoadedModel as LoadedModel
+    from autofash.predict import load_model as load_model
     from autofash.space import Space
     from autofash.space import load_space as load_space
-    from autofash.study import Study
+    from autofash.study import Confirmed, Study
     from autofash.study import list_studies as list_studies
     from autofash.study import load_study as load_study
 
 __all__ = [
     "AutofashError",
+    "Confirmed",
     "DataCorrupt",
     "DataError",
     "DataMissing",
@@ -56,6 +61,7 @@ __all__ = [
     "InfeasibleConfig",
     "Interrupted",
     "LedgerError",
+    "LoadedModel",
     "NoTrial",
     "ResourceError",
     "Space",
@@ -71,8 +77,10 @@ __all__ = [
     "TrialRecord",
     "UnsafeFile",
     "UsageError",
+    "confirm",
     "errors",
     "list_studies",
+    "load_model",
     "load_space",
     "load_study",
     "records",
@@ -80,7 +88,16 @@ __all__ = [
     "search",
 ]
 
-_ELSEWHERE = {"Space": "space", "load_space": "space", "Study": "study", "list_studies": "study", "load_study": "study"}
+_ELSEWHERE = {
+    "Confirmed": "study",
+    "LoadedModel": "predict",
+    "Space": "space",
+    "Study": "study",
+    "list_studies": "study",
+    "load_model": "predict",
+    "load_space": "space",
+    "load_study": "study",
+}
 
 
 def search(
@@ -139,19 +156,56 @@ def search(
     return loop.search(request, listeners)
 
 
-def refit(
-    study: Study | str | None = None, trial: int | None = None, *, data_dir: str | Path | None = None
-) -> FittedModel:
-    """Train a study's best config, or another trial's, on train + validation, test it once, save it, and prove the file.
+def confirm(
+    study: Study | str | None = None,
+    top: int = 3,
+    seeds: int = 3,
+    *,
+    workers: int | None = None,
+    data_dir: str | Path | None = None,
+    listeners: Sequence[Listener] = (),
+) -> list[Confirmed]:
+    """Run a study's `top` best configs again over `seeds` seeds, and rank them by the lower bound of their mean.
 
-    study: a Study, a name in the default storage, or None for the one last updated. trial: number; None for the best.
-    Raises NoTrial, StudyMissing, DataError, ResourceError, Interrupted.
+    study: a Study, a name in the default storage, or None for the one last updated. From then on, `refit` takes the first of
+    them. Called again, it resumes; with more configs or seeds, it runs those that are missing.
+    Raises UsageError, NoTrial, StudyBusy, StudyMismatch, DataError, Interrupted.
     """
-    from autofash import refitting
+    from autofash import confirming
+
+    folder = Path(data_dir) if data_dir is not None else None
+    return confirming.confirm(_found(study), top, seeds, workers=workers, data_dir=folder, listeners=listeners)
+
+
+def refit(
+    study: Study | str | None = None,
+    trial: int | None = None,
+    *,
+    ensemble: int = 1,
+    tta: bool = False,
+    formats: Sequence[str] = ("keras",),
+    data_dir: str | Path | None = None,
+) -> FittedModel:
+    """Train a study's best config, or another trial's, on train + validation, test it once, save it, and prove every file.
+
+    study: a Study, a name in the default storage, or None for the one last updated. trial: number; None for the best, as
+    confirmed where it was. ensemble: average the models of this many of the best configs in one. tta: let the model itself
+    average over mirror images. formats: keras, saved_model, litert, onnx, openvino.
+    Raises NoTrial, StudyMissing, StudyBusy, UsageError, DataError, ResourceError where a format is not proven, Interrupted.
+    """
+    from autofash import export, refitting
+
+    found, folder = _found(study), Path(data_dir) if data_dir is not None else None
+    fitted = refitting.refit(found, trial, ensemble=ensemble, tta=tta, data_dir=folder)
+    exported = export.export_study_model(found, fitted.folder, formats, data_dir=folder)
+    export.check_exported(exported)
+    return fitted
+
+
+def _found(study: Study | str | None) -> Study:
     from autofash.study import load_study
 
-    found = load_study(study) if study is None or isinstance(study, str) else study
-    return refitting.refit(found, trial, data_dir=Path(data_dir) if data_dir is not None else None)
+    return load_study(study) if study is None or isinstance(study, str) else study
 
 
 def __getattr__(name: str) -> object:

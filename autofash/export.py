@@ -17,10 +17,11 @@ import filelock
 import numpy as np
 
 from autofash import data, hardware, manifest
-from autofash.errors import Interrupted, ResourceError, StudyBusy, UnsafeFile
+from autofash.errors import Interrupted, Problem, ResourceError, StudyBusy, UnsafeFile
 from autofash.executors import Executor, ProcessExecutor
 from autofash.records import Ending, EpochReport, Outcome, Report, TrialSpec, Verdict
 from autofash.runtimes import FORMATS, Array, Format, Predictor, check_format, load_keras, probabilities
+from autofash.study import Study
 
 COMPARED = 1000  # validation images
 LARGEST_DRIFT = 1e-3  # of a probability from model.keras'; 3e-8 is usual, and a layer that is left active makes it 0.1
@@ -95,6 +96,34 @@ def export(
             if runner is not None and runner is not executor:
                 runner.close()
     return records
+
+
+def export_study_model(
+    study: Study, folder: Path, formats: Sequence[str], *, data_dir: Path | None = None, watch: Watch | None = None
+) -> list[Exported]:
+    """`export` of a model of this study, compared on the study's own validation images.
+
+    data_dir: folder of the data set's files. Raises StudyMismatch where the data are others than the study's, DataError, and
+    whatever `export` raises.
+    """
+    settings = study.settings
+    prepared = data.prepare(
+        settings.dataset,
+        data.locate(settings.dataset, data_dir),
+        seed=settings.seed,
+        validation=settings.validation,
+        fingerprint=settings.data_fingerprint,
+    )
+    return export(folder, formats, validation=prepared.folder, log=study.folder / "export.log", watch=watch)
+
+
+def check_exported(records: Sequence[Exported]) -> None:
+    """Raise ResourceError with a line for each format that was not proven."""
+    failed = [record for record in records if record.failed]
+    if failed:
+        raise ResourceError(
+            [Problem(f"{record.format} was not exported: {record.failed}") for record in failed], code="E-EXPORT"
+        )
 
 
 def export_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:

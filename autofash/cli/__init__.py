@@ -10,13 +10,14 @@ import typer
 from typer.exceptions import TyperException
 
 from autofash import errors
-from autofash.cli import baselines, best, dashboard, search, show, spaces, studies
+from autofash.cli import baselines, best, dashboard, predict, report, search, show, spaces, studies
 
 app = typer.Typer(
     name="autofash",
     help="Find, train and prove the best Keras image classifier for a data set, on this machine.\n\n"
     "**autofash search --trials 50** – search, or resume a search\n\n"
-    "**autofash best --export** – train the best config on everything, test it once, save it",
+    "**autofash best --export** – train the best config on everything, test it once, save it\n\n"
+    "**autofash report** – all that is known of a study on one page",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -26,6 +27,8 @@ app = typer.Typer(
 for command in (
     search.search,
     best.best,
+    report.report,
+    predict.predict,
     show.show,
     studies.studies,
     dashboard.dashboard,

@@ -84,9 +84,9 @@ def best(
         say(f"\n[dim]Make the final model of it:[/]  [bold]autofash best {found.arguments} --export{again}[/]")
         return
 
-    from autofash import data
-    from autofash.export import export as export_formats
+    from autofash.export import check_exported, export_study_model
     from autofash.refitting import refit
+    from autofash.report import attach_pictures
 
     if sure and trial is None and not json:
         print_confirmed(found, sure)
@@ -95,17 +95,9 @@ def best(
         fitted = refit(
             found, trial, ensemble=ensemble or 1, tta=tta, data_dir=data_dir, command=command, watch=watch("epoch")
         )
-        settings = found.settings
-        prepared = data.prepare(
-            settings.dataset,
-            data.locate(settings.dataset, data_dir),
-            seed=settings.seed,
-            validation=settings.validation,
-            fingerprint=settings.data_fingerprint,
-        )
-        exported = export_formats(
-            fitted.folder, wanted, validation=prepared.folder, log=found.folder / "export.log", watch=watch("format")
-        )
+        exported = export_study_model(found, fitted.folder, wanted, data_dir=data_dir, watch=watch("format"))
+    if not fitted.repeated:
+        attach_pictures(found)
     if json:
         print_json(
             {"study": found.name, "model": plain(fitted), "exports": plain(exported), "openings": found.openings}
@@ -113,13 +105,7 @@ def best(
     else:
         print_fitted(found, fitted)
         print_exported(exported)
-    failed = [record for record in exported if record.failed]
-    if failed:
-        from autofash.errors import Problem, ResourceError
-
-        raise ResourceError(
-            [Problem(f"{record.format} was not exported: {record.failed}") for record in failed], code="E-EXPORT"
-        )
+    check_exported(exported)
 
 
 def _formats(formats: str | None) -> list[str]:
@@ -247,21 +233,32 @@ def print_exported(exported: Sequence[Exported]) -> None:
     """Each format with its size, its speed and how it compares with the model."""
     from autofash.cli.terminal import brief, console, say, table
 
-    columns = ("format", "MB>", "p50 ms>", "p99 ms>", "images/s>", "agreement>", "difference>", "file")
+    columns = (
+        "format",
+        "bytes>",
+        "parameters>",
+        "p50 ms>",
+        "p99 ms>",
+        "images/s>",
+        "agreement>",
+        "difference>",
+        "file",
+    )
     made = table(*columns, title="\nproven by its own runtime")
     for record in exported:
         if record.failed:
-            made.add_row(record.format, "", "", "", "", "", "", brief(record.failed, "red"))
+            made.add_row(record.format, *[""] * 7, brief(record.failed, "red"))
             continue
         made.add_row(
             record.format,
-            f"{record.bytes / 1e6:.2f}",
+            f"{record.bytes:,}",
+            f"{record.parameters:,}",
             f"{record.latency_p50_ms:.2f}",
             f"{record.latency_p99_ms:.2f}",
             f"{record.images_per_second:,.0f}",
             f"{100 * record.agreement:.2f} %",
             f"{record.largest_difference:.1g}",
-            brief(str(record.path), "dim"),
+            brief(record.path.name, "dim"),
         )
     console.print(made)
     images = max((record.images for record in exported), default=0)

@@ -31,6 +31,7 @@ from autofash.loop import (
 )
 from autofash.records import EpochReport, Started, State, TrialRecord
 from autofash.study import Study
+from autofash.study.ledger import is_confirmation
 
 RECENT = 6  # finished trials on the screen
 
@@ -239,7 +240,9 @@ def opening_lines(event: SearchBegan) -> list[Text]:
     lines.append(
         Text.assemble(
             (event.study.name, "bold"),
-            f"  {settings.space} on {prepared.dataset}, by {settings.sampler} and {settings.pruner}",
+            f"  the leaders of {settings.space} on {prepared.dataset} again, over seeds"
+            if is_confirmation(event.study.name)
+            else f"  {settings.space} on {prepared.dataset}, by {settings.sampler} and {settings.pruner}",
         )
     )
     lines.append(
