@@ -161,6 +161,8 @@ def conduct(
             "sampler": settings.sampler,
             "pruner": settings.pruner,
             "plan": plan.why,
+            "train_images": prepared.train,
+            "validation_images": prepared.validation,
             "machine": hardware.machine(),
             "python": platform.python_version(),
             **{name: version(name) for name in ("autofash", "keras", "optuna")},

@@ -14,8 +14,8 @@ import pytest
 from autofash import loop, manifest
 from autofash.errors import NoTrial, ResourceError, StudyBusy, UnsafeFile, UsageError
 from autofash.loop import SearchRequest
+from autofash.manifest import GALLERY, MODEL, PREDICTIONS
 from autofash.records import FittedModel
-from autofash.manifest import GALLERY, MANIFEST, MODEL, PREDICTIONS
 from autofash.refitting import refit
 from autofash.study import Study, load_study
 

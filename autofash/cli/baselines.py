@@ -27,8 +27,9 @@ def baselines(
     """
     from autofash import loop
     from autofash.cli import screen
-    from autofash.cli.terminal import brief, console, percent, print_json, say, table
+    from autofash.cli.terminal import brief, console, print_json, say, table
     from autofash.executors import ProcessExecutor
+    from autofash.figures import percent
     from autofash.refitting import refit
     from autofash.space import load_space
 

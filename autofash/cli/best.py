@@ -163,7 +163,8 @@ def print_confirmed(study: Study, sure: Sequence[Confirmed]) -> None:
     """The confirmed configs by the lower bound of their mean, and whether the leaders can be told apart."""
     from rich.text import Text
 
-    from autofash.cli.terminal import brief, config_text, console, percent, say, table
+    from autofash.cli.terminal import brief, config_text, console, say, table
+    from autofash.figures import percent
 
     made = table(
         "rank>",
@@ -200,7 +201,8 @@ def print_confirmed(study: Study, sure: Sequence[Confirmed]) -> None:
 
 def print_fitted(study: Study, fitted: FittedModel) -> None:
     """What was made, how good it is, and where it lies."""
-    from autofash.cli.terminal import percent, say, shown
+    from autofash.cli.terminal import say, shown
+    from autofash.figures import percent
     from autofash.intervals import wilson
 
     metrics = fitted.metrics

@@ -125,8 +125,9 @@ def _hushed() -> Iterator[None]:
 def _print_table(pictures: Pictures, rows: Rows) -> None:
     from rich.text import Text
 
-    from autofash.cli.terminal import brief, console, percent, say, shown, table
+    from autofash.cli.terminal import brief, console, say, shown, table
     from autofash.errors import printable
+    from autofash.figures import percent
 
     most = len(rows[0])
     made = table("file", "label", "probability>", *([f"top {most}"] if most > 1 else []))

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autofash.cli.options import Json, Storage, StudyArgument, storage_url
+
+if TYPE_CHECKING:
+    from autofash.report import Facts
+
+LEADERS = 5
+PAIRS = 5
+TELLING = 3  # parameters beside each trial
 
 
 def report(
@@ -27,9 +34,8 @@ def report(
     what mattered, mistakes, calibration, cost, and how to repeat it. What the test showed is there once `autofash best --export`
     has made a model. Reads the ledger and changes nothing; a search may be running.
     """
-    from autofash.cli.terminal import console, plain, print_json
+    from autofash.cli.terminal import plain, print_json
     from autofash.report import gather, write
-    from autofash.report.terminal import draw
     from autofash.study import load_study
 
     found = load_study(study, storage_url(storage))
@@ -39,4 +45,55 @@ def report(
     if json:
         print_json({"page": str(page), "facts": plain(facts)})
     else:
-        draw(console, facts, page)
+        print_report(facts, page)
+
+
+def print_report(facts: Facts, page: Path) -> None:
+    """The facts in short: the result, who leads, what is confused with what, and where the page lies that holds them all."""
+    from rich.text import Text
+
+    from autofash.cli.terminal import brief, console, say, shown, table
+    from autofash.figures import duration, percent, value_text
+
+    model = facts.tested
+    say(f"[bold]{shown(facts.result)}[/]")
+    for caveat in facts.caveats:
+        say(f"[dim]{shown(caveat)}[/]")
+
+    console.print()
+    telling = facts.telling[:TELLING]
+    made = table("rank>", "trial>", "validation>", "95 % interval>", "epoch>", "time>", "what tells most")
+    for leader in facts.leaders[:LEADERS]:
+        low, high = leader.accuracy.low, leader.accuracy.high
+        made.add_row(
+            str(leader.rank),
+            str(leader.trial),
+            Text(percent(leader.value), style="bold green" if leader.rank == 1 else ""),
+            f"{100 * low:.1f}–{100 * high:.1f}",
+            str(leader.best_epoch),
+            duration(leader.seconds),
+            brief(", ".join(f"{name} {value_text(leader.config.get(name))}" for name in telling)),
+        )
+    console.print(made)
+
+    if model is not None:
+        console.print()
+        made = table("class", "precision>", "recall>", "F1>", "images>")
+        for score in model.classes:
+            figures = [percent(score.precision), percent(score.recall), percent(score.f1)]
+            made.add_row(brief(score.name), *figures, f"{score.support:,}")
+        console.print(made)
+        if model.pairs:
+            console.print()
+            made = table("truth", "taken for", "images>", "of the truth's>")
+            for pair in model.pairs[:PAIRS]:
+                made.add_row(brief(pair.truth), brief(pair.taken_for), str(pair.images), percent(pair.share))
+            console.print(made)
+    else:
+        say(f"\nTest it:  [bold]{shown(facts.export_command)}[/]")
+
+    console.print()
+    cost = facts.cost
+    saved = f"; pruning saved about {duration(cost.saved_seconds)}" if cost.saved_epochs else ""
+    say(f"[dim]{duration(cost.trial_seconds)} of trials{saved}[/]")
+    say(f"\nthe report  [bold]{shown(page)}[/]")

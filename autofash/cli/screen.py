@@ -17,8 +17,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autofash.cli.terminal import brief, config_text, duration, percent, sparkline, state_text, table
+from autofash.cli.terminal import brief, config_text, sparkline, state_text, table
 from autofash.errors import printable
+from autofash.figures import duration, percent
 from autofash.loop import (
     Listener,
     Progress,

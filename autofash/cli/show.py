@@ -56,7 +56,8 @@ def print_study(console: Console, study: Study) -> None:
     """What the study is, and all its trials, the best first."""
     from rich.text import Text
 
-    from autofash.cli.terminal import brief, config_text, duration, percent, say, shown, sparkline, state_text, table
+    from autofash.cli.terminal import brief, config_text, say, shown, sparkline, state_text, table
+    from autofash.figures import duration, percent
 
     summary, settings = study.summary(), study.settings
     how = f"{shown(settings.space)} on {settings.dataset}, by {settings.sampler} and {settings.pruner}, seed {settings.seed}"
@@ -88,7 +89,8 @@ def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
     """One trial: rank, config, curve."""
     from rich.columns import Columns
 
-    from autofash.cli.terminal import duration, percent, say, shown, table, value_text
+    from autofash.cli.terminal import say, shown, table
+    from autofash.figures import duration, percent, value_text
 
     ranked = [other.number for other in study.leaderboard()]
     place = (
@@ -102,6 +104,7 @@ def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
     console.print(
         f"validation {study.settings.objective.replace('_', ' ')}  [bold green]{percent(record.value)}[/]"
         + (f"  in epoch {record.best_epoch}" if record.best_epoch else "")
+        + _interval(study, record)
         + "\n"
     )
     config = table("parameter", "value>")
@@ -120,3 +123,14 @@ def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
     log = study.folder / "trials" / str(record.number) / "log.txt"
     if log.exists():
         say(f"\n[dim]log: {shown(log)}[/]")
+
+
+def _interval(study: Study, record: TrialRecord) -> str:
+    """The interval of a trial's accuracy, where the study is ranked by accuracy and knows how many images it was measured on."""
+    from autofash.intervals import wilson
+
+    images = study.validation_images
+    if images is None or record.value is None or study.settings.objective != "accuracy":
+        return ""
+    sure = wilson(record.value, images)
+    return f"  [dim]95 % interval {100 * sure.low:.2f} – {100 * sure.high:.2f} %, on {images:,} images[/]"

@@ -10,7 +10,8 @@ def studies(storage: Storage = None, json: Json = False) -> None:
 
     **autofash studies**
     """
-    from autofash.cli.terminal import ago, console, percent, plain, print_json, shown, table
+    from autofash.cli.terminal import ago, console, plain, print_json, shown, table
+    from autofash.figures import percent
     from autofash.study import list_studies
 
     found = list_studies(storage_url(storage))

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autofash.errors import printable
+from autofash.figures import value_text
 
 console = Console(highlight=False)
 BARS = "▁▂▃▄▅▆▇█"
@@ -42,19 +43,6 @@ def say(text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction as 92.41 %, or a dash."""
-    return "–" if fraction is None else f"{100 * fraction:.2f} %"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 42 s, 3:07 min or 1:02 h."""
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    return f"{whole // 60}:{whole % 60:02} min" if whole < 6000 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
-
-
 def sparkline(curve: Sequence[float], width: int = 12) -> str:
     """The last values of a curve as bars, from its lowest to its highest."""
     shown = list(curve)[-width:]
@@ -63,11 +51,6 @@ def sparkline(curve: Sequence[float], width: int = 12) -> str:
     low, high = min(shown), max(shown)
     span = (high - low) or 1.0
     return "".join(BARS[min(7, int(8 * (value - low) / span))] for value in shown)
-
-
-def value_text(value: object) -> str:
-    """A parameter's value, numbers to three digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def config_text(config: Mapping[str, object], most: int | None = None) -> str:

@@ -13,8 +13,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from autofash.errors import printable
+from autofash.figures import duration, percent, value_text
 from autofash.records import Value
-from autofash.report.facts import CURVES, Axis, Facts, Leader, Line, Point, duration, percent, value_text
+from autofash.report.facts import CURVES, Axis, Facts, Leader, Line, Point
 from autofash.report.tested import Calibration
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import Any
 
 from autofash import manifest
 from autofash.errors import UnsafeFile
+from autofash.figures import percent
 from autofash.intervals import Interval, wilson
 from autofash.records import Config, State, TrialRecord, Value
 from autofash.report.tested import Tested, tested
@@ -156,7 +157,7 @@ class Facts:
     caveats: tuple[str, ...]
     openings: tuple[Mapping[str, Any], ...]  # of the test set: when, command, trial, test_accuracy
     export_command: str  # what makes the model, where there is none
-    validation_images: int | None  # about, from the images that the trials trained on
+    validation_images: int | None  # None where no search has noted it
     leaders: tuple[Leader, ...]
     alike: int  # of them, those whose interval reaches the first's
     telling: tuple[str, ...]  # parameters, the most telling first
@@ -184,7 +185,7 @@ def gather(study: Study) -> Facts:
     count = {state: sum(record.state is state for record in trials) for state in State}
     finished = count[State.COMPLETE] + count[State.PRUNED]
     model = tested(study.name, study.folder)
-    images = _validation_images(trials, settings.validation)
+    images = study.validation_images
     leaders = tuple(_leader(rank, record, images) for rank, record in enumerate(ranked[:LEADERS], 1))
     found = importances(study)
     telling = _telling(study, trials, found)
@@ -227,28 +228,6 @@ def gather(study: Study) -> Facts:
         baselines=_baselines(study) if settings.dataset == STORIED else (),
         reproduce=_reproduce(study, model),
     )
-
-
-def percent(fraction: float | None) -> str:
-    """A fraction as 92.41 %, or a dash."""
-    return "–" if fraction is None else f"{100 * fraction:.2f} %"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as 42 s, 3:07 min or 1:02 h, or a dash."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    return f"{whole // 60}:{whole % 60:02} min" if whole < 6000 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
-
-
-def value_text(value: object) -> str:
-    """A parameter's value, numbers to three digits; a dash where a config has none."""
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def model_text(model: Tested) -> str:
@@ -296,12 +275,6 @@ def _caveats(
     if finished < study.target:
         told.append(f"The search is not at its end: {finished} of {study.target} trials are finished.")
     return told
-
-
-def _validation_images(trials: Sequence[TrialRecord], share: float) -> int | None:
-    """About how many images validate: the ledger knows only how many an epoch trains on, less than a batch short of all."""
-    trained = max((record.reports[0].images for record in trials if record.reports), default=0)
-    return round(trained * share / (1 - share)) or None
 
 
 def _leader(rank: int, record: TrialRecord, images: int | None) -> Leader:

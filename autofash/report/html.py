@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autofash.errors import ResourceError, printable
-from autofash.report.facts import Facts, duration, percent, value_text
+from autofash.figures import duration, percent, value_text
+from autofash.report.facts import Facts
 
 if TYPE_CHECKING:
     from autofash.report.tested import Tested

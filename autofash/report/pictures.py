@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autofash.errors import printable
-from autofash.report.facts import Leader, gather, percent
+from autofash.figures import percent
+from autofash.report.facts import Leader, gather
 from autofash.report.tested import Tested
 from autofash.study import Study
 

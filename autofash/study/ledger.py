@@ -112,6 +112,11 @@ class Study:
         """Every search that worked on this study: when it began, and with which sampler, pruner, workers and versions."""
         return list(self._study.user_attrs.get("runs", []))
 
+    @property
+    def validation_images(self) -> int | None:
+        """How many images every validation score was measured on; None where no search has noted it."""
+        return next((int(run["validation_images"]) for run in reversed(self.runs) if "validation_images" in run), None)
+
     def trials(self) -> list[TrialRecord]:
         """Every trial, by number. Those that would only have repeated a finished config are left out."""
         return [self.record(trial) for trial in self.frozen() if "duplicate_of" not in trial.user_attrs]

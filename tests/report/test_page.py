@@ -14,8 +14,8 @@ from autofash import manifest
 from autofash.confirming import confirm
 from autofash.errors import ResourceError
 from autofash.executors import InlineExecutor
+from autofash.figures import percent
 from autofash.report import gather, page, write
-from autofash.report.facts import percent
 from autofash.space import FloatParam, Space
 from autofash.study import Study, load_study
 from tests.report.conftest import CONFIG, SPACE, told
