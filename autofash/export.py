@@ -72,7 +72,7 @@ def export(
     Raises UsageError for a format that does not exist or whose extra is not installed, UnsafeFile when the model is not what the
     manifest vouches for, StudyBusy while another process exports it, ResourceError where nothing can be written, Interrupted.
     """
-    wanted = [check_format(name) for name in dict.fromkeys(formats)]
+    wanted = [check_format(name, to_write=True) for name in dict.fromkeys(formats)]
     manifest.verify(folder, manifest.read(folder), [manifest.MODEL])
     runner = executor
     records: list[Exported] = []

@@ -32,7 +32,8 @@ class Format:
     name: str
     path: str  # of the file or folder, in the model's folder
     start: Callable[[Path], Predictor]  # the runtime, with no care for what it raises
-    needs: tuple[str, ...] = ()  # modules that an extra of the same name brings
+    needs: tuple[str, ...] = ()  # modules that run it; an extra of the same name brings them
+    written_by: tuple[str, ...] = ()  # modules that only writing it takes; of the same extra
     about: str = ""
 
     def load(self, path: Path) -> Predictor:
@@ -58,12 +59,13 @@ def probabilities(predictor: Predictor, images: Array) -> Array:
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def check_format(name: str) -> Format:
+def check_format(name: str, *, to_write: bool = False) -> Format:
     """The format of this name. Raises UsageError where there is none, or where its extra is not installed (E-EXTRA)."""
     if name not in FORMATS:
         raise UsageError(*unknown("format", name, FORMATS))
     found = FORMATS[name]
-    missing = [module for module in found.needs if importlib.util.find_spec(module) is None]
+    needs = (*found.needs, *(found.written_by if to_write else ()))
+    missing = [module for module in needs if importlib.util.find_spec(module) is None]
     if missing:
         raise UsageError(
             f"the format {name} needs {' and '.join(missing)}", f"pip install 'autofash[{name}]'", code="E-EXTRA"
@@ -150,7 +152,7 @@ FORMATS = {
         Format("keras", MODEL, _keras, about="Keras 3, any backend"),
         Format("saved_model", "saved_model", _saved_model, about="TensorFlow Serving, tf.saved_model.load"),
         Format("litert", "model.tflite", _litert, about="phones and small devices"),
-        Format("onnx", "model.onnx", _onnx, needs=("tf2onnx", "onnxruntime"), about="ONNX Runtime, any language"),
+        Format("onnx", "model.onnx", _onnx, needs=("onnxruntime",), written_by=("tf2onnx",), about="ONNX Runtime, any language"),
         Format("openvino", "openvino", _openvino, needs=("openvino",), about="Intel CPUs, GPUs and NPUs"),
     )
 }

@@ -250,7 +250,7 @@ def test_a_format_whose_extra_is_missing_is_refused_with_the_way_to_get_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for name, modules in (("onnx", "tf2onnx and onnxruntime"), ("openvino", "openvino")):
+    for name, modules in (("onnx", "onnxruntime and tf2onnx"), ("openvino", "openvino")):
         with pytest.raises(UsageError, match=f"the format {name} needs {modules}") as caught:
             run(folder, ["litert", name], NoExecutor())
         assert (caught.value.code, caught.value.exit_code) == ("E-EXTRA", 2)

@@ -113,7 +113,7 @@ def _formats(formats: str | None) -> list[str]:
     from autofash.runtimes import check_format
 
     named = [name.strip() for name in (formats or "keras").split(",") if name.strip()]
-    return [check_format(name).name for name in named]
+    return [check_format(name, to_write=True).name for name in named]
 
 
 def _confirm(study: Study, top: int, seeds: int, data_dir: Path | None, *, silent: bool) -> None:
