@@ -152,7 +152,14 @@ FORMATS = {
         Format("keras", MODEL, _keras, about="Keras 3, any backend"),
         Format("saved_model", "saved_model", _saved_model, about="TensorFlow Serving, tf.saved_model.load"),
         Format("litert", "model.tflite", _litert, about="phones and small devices"),
-        Format("onnx", "model.onnx", _onnx, needs=("onnxruntime",), written_by=("tf2onnx",), about="ONNX Runtime, any language"),
+        Format(
+            "onnx",
+            "model.onnx",
+            _onnx,
+            needs=("onnxruntime",),
+            written_by=("tf2onnx",),
+            about="ONNX Runtime, any language",
+        ),
         Format("openvino", "openvino", _openvino, needs=("openvino",), about="Intel CPUs, GPUs and NPUs"),
     )
 }

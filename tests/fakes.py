@@ -7,6 +7,7 @@ AUTOFASH_FAKE_SECONDS is how long an epoch takes.
 import math
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,6 +91,14 @@ def spin(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     report(report_of(spec, 1, 0.5))
     while True:
         sum(range(100_000))
+
+
+def leave_files_behind(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Make temporary files and end without a thought for them, as TensorFlow does; trial 1 is killed over it."""
+    place = tempfile.mkstemp()[1]
+    if spec.trial == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"place": place}
 
 
 def tell_about_itself(spec: TrialSpec, report: Report) -> Mapping[str, Any]:

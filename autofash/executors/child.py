@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 from dataclasses import asdict
@@ -39,6 +41,8 @@ def serve(channel: Channel) -> NoReturn:
         channel.send({"report": asdict(said)})
         return verdicts.get()
 
+    scratch = tempfile.mkdtemp(prefix=f"trial-{spec.trial}-")
+    tempfile.tempdir = os.environ["TMPDIR"] = scratch
     channel.send({"started": os.getpid()})
     try:
         ended = {"ended": "done", "details": dict(resolve(spec.task)(spec, report))}
@@ -47,6 +51,7 @@ def serve(channel: Channel) -> NoReturn:
         ended = {"ended": "failed", "reason": reason(error)}
     sys.stdout.flush()
     sys.stderr.flush()
+    shutil.rmtree(scratch, ignore_errors=True)
     channel.send(ended)
     os._exit(0)  # no atexit, no joining of the backend's threads: the process has nothing left to say
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -42,6 +43,11 @@ class ProcessExecutor:
         self._running: dict[int, _Running] = {}
         self._events: list[Event] = []
         self._restarts = self._submitted = 0
+        # Theirs alone, because TensorFlow leaves files behind in a process that ends as a trial does.
+        try:
+            self._scratch = tempfile.TemporaryDirectory(prefix="autofash-", ignore_cleanup_errors=True)
+        except OSError as error:
+            raise ResourceError(f"no temporary folder can be made: {error.strerror}", "room there, or TMPDIR") from None
         self.server: subprocess.Popen[bytes] | None = None
         self.started_as = ""  # "fork" or "spawn", once the server is ready
         self._start()
@@ -89,6 +95,7 @@ class ProcessExecutor:
         if self.server is not None:
             self._stop_server()
         self._selector.close()
+        self._scratch.cleanup()
 
     def _start(self) -> None:
         if self._restarts > MOST_RESTARTS:
@@ -121,6 +128,7 @@ class ProcessExecutor:
                     "OMP_NUM_THREADS": "1",
                     "OPENBLAS_NUM_THREADS": "1",
                     "PYTHONUNBUFFERED": "1",
+                    "TMPDIR": self._scratch.name,
                 },
             )
         except OSError as error:

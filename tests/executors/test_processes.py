@@ -98,6 +98,21 @@ def test_a_trial_that_is_submitted_again_is_not_taken_for_its_first_process(exec
         assert isinstance(end, Outcome) and end.ending is Ending.DONE
 
 
+def test_a_trial_leaves_no_temporary_file_and_the_executor_none_of_those_that_were_killed(
+    executor: ProcessExecutor,
+) -> None:
+    executor.submit(spec(0, "leave_files_behind"))
+    end = everything(executor)[-1]
+    assert isinstance(end, Outcome)
+    scratch = Path(end.details["place"]).parent.parent
+    assert scratch.name.startswith("autofash-") and not list(scratch.iterdir())
+    executor.submit(spec(1, "leave_files_behind"))
+    everything(executor)
+    assert len(list(scratch.iterdir())) == 1
+    executor.close()
+    assert not scratch.exists()
+
+
 def test_closing_kills_busy_trials_and_the_server_within_moments(executor: ProcessExecutor) -> None:
     trial = started(executor)
     assert executor.server is not None
