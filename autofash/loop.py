@@ -40,6 +40,9 @@ class SearchRequest:
     new_study: bool = False  # never resume: take the next free name
     trials: int | None = None  # finished trials in all; default the study's, else 50
     more: int | None = None  # finished trials beyond the study's total
+    at_least: int | None = (
+        None  # finished trials in all, unless the study's total was raised beyond: a study file's word
+    )
     budget_seconds: float | None = None  # wall clock of this search
     target: float | None = None  # stop once a trial reaches this objective, fraction
     workers: int | None = None  # default: what hardware.plan says
@@ -407,9 +410,10 @@ def _check(request: SearchRequest) -> None:
 
 def _total(request: SearchRequest, name: str) -> int | None:
     """Finished trials that the study shall have; None where the study keeps its own."""
-    if request.more is None:
-        return request.trials
-    return request.more + (Study(name, request.storage).target if name in study_names(request.storage) else 0)
+    before = Study(name, request.storage).target if name in study_names(request.storage) else 0
+    if request.more is not None:
+        return request.more + before
+    return request.trials if request.at_least is None else max(request.at_least, before)
 
 
 def _names(name: str) -> Iterator[str]:

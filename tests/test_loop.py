@@ -113,6 +113,12 @@ def test_the_budget_ends_the_search_and_running_trials_are_queued_again(monkeypa
     assert study.target == 200
 
 
+def test_a_study_files_total_begins_a_study_and_never_takes_back_trials_that_were_added() -> None:
+    assert search(trials=None, at_least=3)[0].target == 3
+    assert search(trials=None, more=2)[0].target == 5
+    assert search(trials=None, at_least=3)[0].target == 5
+
+
 def test_the_target_ends_the_search() -> None:
     study, events = search(trials=50, target=0.5)
     assert "target of 0.5 is reached" in why(events)

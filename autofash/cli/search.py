@@ -101,8 +101,8 @@ def search(
         "starters": starters,
     }
     settings: dict[str, Any] = {**told, **{name: value for name, value in given.items() if value is not None}}
-    if more is not None:
-        settings.pop("trials", None)
+    if trials is None and "trials" in told:
+        settings["at_least"] = settings.pop("trials")
     request = loop.SearchRequest(
         **{name: value for name, value in settings.items() if name != "budget"},
         budget_seconds=_seconds(settings.get("budget")),
