@@ -193,8 +193,10 @@ def refit(
     average over mirror images. formats: keras, saved_model, litert, onnx, openvino.
     Raises NoTrial, StudyMissing, StudyBusy, UsageError, DataError, ResourceError where a format is not proven, Interrupted.
     """
-    from autofash import export, refitting
+    from autofash import export, refitting, runtimes
 
+    for name in formats:
+        runtimes.check_format(name, to_write=True)  # before anything is trained
     found, folder = _found(study), Path(data_dir) if data_dir is not None else None
     fitted = refitting.refit(found, trial, ensemble=ensemble, tta=tta, data_dir=folder)
     exported = export.export_study_model(found, fitted.folder, formats, data_dir=folder)

@@ -12,7 +12,7 @@ from autofash.errors import UsageError
 from autofash.executors import Executor
 from autofash.loop import Listener, Progress, SearchRequest, conduct
 from autofash.records import Rerun
-from autofash.study import Confirmed, Study, StudyWriter, confirmed
+from autofash.study import Confirmed, Study, StudyWriter, check_searched, confirmed
 from autofash.study.ledger import confirmation_name
 from autofash.study.writer import QUEUE, seed_of
 
@@ -30,17 +30,17 @@ def confirm(
     task: str = "autofash.training:run_trial",
     executor: Executor | None = None,
     progress: Progress | None = None,
-    command: str = "",
 ) -> list[Confirmed]:
     """Run a study's `top` best configs over `seeds` seeds, unpruned, and rank them by the lower bound of their mean.
 
     The runs are a study of their own, <name>@confirm, which resumes, and grows where more configs or seeds are asked for. The
-    seeds are the same for every config, and none is one that the search used. command: what goes on with it, when interrupted.
+    seeds are the same for every config, and none is one that the search used.
     Returns every config that was ever confirmed, the best first.
     Raises UsageError, NoTrial, StudyBusy, StudyMismatch, DataError, Interrupted.
     """
     if top < 1 or not 1 <= seeds <= MOST_SEEDS:
         raise UsageError(f"{top} configs over {seeds} seeds cannot be confirmed", "--confirm 3 --seeds 3")
+    check_searched(study)
     study.best()  # raises NoTrial
     settings = replace(study.settings, sampler=QUEUE, pruner="none", starters=False)
     folder = data.locate(settings.dataset, data_dir, progress)
@@ -51,14 +51,16 @@ def confirm(
         validation=settings.validation,
         fingerprint=settings.data_fingerprint,
     )
+    leaders = study.leaderboard()[:top]
     runs = [
         Rerun(record.config, seed_of(settings.seed, -seed), f"trial {record.number}, seed {seed}")
         for seed in range(1, seeds + 1)
-        for record in study.leaderboard()[:top]
+        for record in leaders
     ]
     request = SearchRequest(workers=workers, storage=study.storage)
     with closing(StudyWriter(confirmation_name(study.name), study.storage, settings, target=None)) as writer:
         writer.queue(runs)
-        again = command or f"autofash best {study.arguments} --confirm {top} --seeds {seeds}"
-        conduct(writer, request, settings, prepared, listeners, task=task, executor=executor, again=again)
+        conduct(
+            writer, request, settings, prepared, listeners, task=task, executor=executor, again="the same command again"
+        )
     return confirmed(study)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import shutil
 import tempfile
@@ -87,7 +86,7 @@ def export(
                     record = _made(folder, found, validation, log, runner)
                 records.append(record)
         except OSError as error:
-            raise _not_writable(folder, error) from None
+            raise manifest.not_writable(folder, error) from None
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted: {len(records)} of {len(wanted)} formats are there", "the same command again"
@@ -106,6 +105,9 @@ def export_study_model(
     data_dir: folder of the data set's files. Raises StudyMismatch where the data are others than the study's, DataError, and
     whatever `export` raises.
     """
+    wanted = [check_format(name, to_write=True) for name in formats]
+    if all(_earlier(folder, found) for found in wanted):  # nothing will be compared: the data may be anywhere by now
+        return export(folder, formats, validation="", log=study.folder / "export.log", watch=watch)
     settings = study.settings
     prepared = data.prepare(
         settings.dataset,
@@ -306,20 +308,10 @@ def _alone(folder: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise StudyBusy(f"another process is exporting into {folder}", "wait for it") from None
     except OSError as error:
-        raise _not_writable(folder, error) from None
+        raise manifest.not_writable(folder, error) from None
     try:
         for left in folder.glob(f"{BESIDE}*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
         lock.release()
-
-
-def _not_writable(folder: Path, error: OSError) -> ResourceError:
-    full = error.errno == errno.ENOSPC
-    return ResourceError(
-        f"cannot be written: {error.strerror}",
-        "room on that disk" if full else f"chmod u+w {folder}",
-        where=str(folder),
-        code="E-DISK-FULL" if full else "E-EXPORT-DIR",
-    )

@@ -22,6 +22,7 @@ from autofash.study import Study, StudyWriter
 from autofash.study.ledger import DEFAULT_STORAGE, check_name, fitting_name, study_names
 from autofash.study.pruners import check_pruner
 from autofash.study.samplers import check_sampler
+from autofash.study.writer import QUEUE
 
 OBJECTIVES = ("accuracy", "macro_f1")
 VALIDATION = 1 / 6  # of the training images: 10,000 of Fashion-MNIST's 60,000, a standard error of 0.27 points at 92 %
@@ -247,7 +248,7 @@ class _Search:
                 self._submit(executor)
             if not self._running:
                 return (
-                    "the space has nothing left to try"
+                    ("no run is left" if self._settings.sampler == QUEUE else "the space has nothing left to try")
                     if self._exhausted
                     else f"all {self._finished} trials are finished"
                 )

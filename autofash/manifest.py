@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autofash.errors import UnsafeFile
+from autofash.errors import ResourceError, UnsafeFile
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -52,7 +53,10 @@ def verify(folder: Path, manifest: Mapping[str, Any], names: Iterable[str] | Non
         inside = path.resolve().is_relative_to(folder.resolve())
         if not inside or not path.is_file() or digest(path) != files[name]["sha256"]:
             raise UnsafeFile(
-                "is missing, or is not what the manifest vouches for", FIX, where=str(path), code="E-MODEL-INCOMPLETE"
+                "is missing, or is not what the manifest vouches for",
+                remedy(folder, manifest),
+                where=str(path),
+                code="E-MODEL-INCOMPLETE",
             )
 
 
@@ -66,6 +70,28 @@ def write(folder: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> No
     beside.write_text(json.dumps({**manifest, "files": files}, indent=2) + "\n")
     sync(beside)
     beside.rename(folder / MANIFEST)
+
+
+def remedy(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """The command that makes the model of this folder again."""
+    made = [f"autofash best {manifest.get('study', '')} --export"]
+    name = folder.resolve().name
+    if name.startswith("trial-"):
+        made.append(f"--trial {manifest.get('trial')}")
+    if name.startswith("ensemble-"):
+        made.append(f"--ensemble {len(manifest.get('members', []))}")
+    return " ".join([*made, *(["--tta"] if manifest.get("tta") else [])])
+
+
+def not_writable(folder: Path, error: OSError) -> ResourceError:
+    """The error of a folder that cannot be written, or of a disk that is full."""
+    full = error.errno == errno.ENOSPC
+    return ResourceError(
+        f"cannot be written: {error.strerror}",
+        "room on that disk" if full else f"chmod u+w {folder}",
+        where=str(error.filename or folder),
+        code="E-DISK-FULL" if full else "E-EXPORT-DIR",
+    )
 
 
 def digest(path: Path) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -34,7 +35,7 @@ from autofash.errors import (
 from autofash.executors import Executor, ProcessExecutor
 from autofash.manifest import GALLERY, MODEL, PREDICTIONS
 from autofash.records import Ending, EpochReport, FittedModel, Outcome, Report, TrialRecord, TrialSpec, Verdict
-from autofash.study import Candidate, Study, candidates
+from autofash.study import Candidate, Study, candidates, check_searched
 from autofash.study.writer import epochs_of
 
 LARGEST_DRIFT = 1e-4  # of a probability between the model in memory and the reloaded file, both float32 on one machine
@@ -67,6 +68,7 @@ def refit(
     What was saved before for the same trials, and is intact, is returned as it is: nothing is trained or opened again.
     Raises NoTrial, UsageError, StudyBusy, StudyMismatch, DataError, ResourceError, Interrupted.
     """
+    check_searched(study)
     members = _members(study, trial, ensemble, epochs)
     name = ("best" if ensemble == 1 else f"ensemble-{ensemble}") if trial is None else f"trial-{trial}"
     folder = study.folder / (name + ("-tta" if tta else ""))
@@ -81,7 +83,9 @@ def refit(
             work = _Refit(study, members, tta, recipe, runner, watch or (lambda *_: None))
             metrics = work.run(data_dir, command)
             _replace(folder, work.final)
-            shutil.rmtree(work.place, ignore_errors=True)
+            shutil.rmtree(work.place.parent, ignore_errors=True)  # and what was given up for this
+        except OSError as error:
+            raise manifest.not_writable(study.folder, error) from None
         except KeyboardInterrupt:
             raise Interrupted(
                 "interrupted: what was trained is kept, and an earlier export is untouched", "the same command again"
@@ -110,15 +114,8 @@ class _Refit:
         self._log = study.folder / "refit.log"
         self.place = study.folder / ".refit" / self._key  # work in progress, kept when killed
         self.final = self.place / "final"  # what becomes the model's folder
-        try:
-            self.final.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResourceError(
-                f"cannot be written: {error.strerror}",
-                f"chmod u+w {study.folder}",
-                where=str(self.final),
-                code="E-EXPORT-DIR",
-            ) from None
+        self._resumed = self.place.exists()
+        self.final.mkdir(parents=True, exist_ok=True)
 
     def run(self, data_dir: Path | None, command: str) -> dict[str, float]:
         """Everything, but what an earlier attempt has done already. Returns the metrics."""
@@ -132,14 +129,18 @@ class _Refit:
             validation=settings.validation,
             fingerprint=settings.data_fingerprint,
         )
+        began = time.monotonic()
         self._train(prepared)
+        took = {} if self._resumed else {"refit_seconds": round(time.monotonic() - began, 1)}  # else it is not known
         self._watch("assembling and comparing", 0, 0)
-        assembled = self._once("assembled", "assemble_task", prepared, {"members": self._files(), "flip": self._tta})
+        options = {"members": self._files(), "flip": self._tta}
+        assembled = self._once("assembled", "assemble_task", [MODEL], prepared, options)
         self._watch("opening the test set", 0, 0)
         tested = self._test(prepared, source, command)
         metrics = {
             **tested,
             **assembled["metrics"],
+            **took,
             "validation_accuracy": _validation_accuracy(self._members[0].record),
         }
         self._vouch(prepared, metrics, assembled["input"])
@@ -183,22 +184,27 @@ class _Refit:
         done = self.place / "tested.json"
         openings = self._study.openings
         noted = max((n for n, told in enumerate(openings) if told.get("refit") == self._key), default=None)
-        if not done.exists() or noted is None:
+        if noted is None or not self._is_done("tested", [PREDICTIONS, GALLERY]):
             # Noted before it is opened, so that no crash can hide an opening.
             noted = self._study.note_opening(
                 {"when": _now(), "command": command, "trial": self._members[0].record.number, "refit": self._key}
             )
             done.unlink(missing_ok=True)
-        tested = self._once(
-            "tested", "test_task", prepared, {"dataset": self._study.settings.dataset, "source": str(source.absolute())}
-        )
+        options = {"dataset": self._study.settings.dataset, "source": str(source.absolute())}
+        tested = self._once("tested", "test_task", [PREDICTIONS, GALLERY], prepared, options)
         self._study.note_result(noted, tested)
         return tested
 
-    def _once(self, name: str, task: str, prepared: data.PreparedData, options: Mapping[str, Any]) -> dict[str, Any]:
-        """A step's result: run it in a process of its own, unless an attempt that was killed later left its result."""
+    def _is_done(self, name: str, files: Sequence[str]) -> bool:
+        """Whether an attempt that was killed later left a step's result and the files that it made."""
+        return (self.place / f"{name}.json").exists() and all((self.final / file).exists() for file in files)
+
+    def _once(
+        self, name: str, task: str, files: Sequence[str], prepared: data.PreparedData, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A step's result: run it in a process of its own, unless it is done."""
         done = self.place / f"{name}.json"
-        if not done.exists():
+        if not self._is_done(name, files):
             plan = hardware.plan(workers=1)
             record = self._members[0].record
             spec = TrialSpec(
@@ -473,12 +479,7 @@ def _sole(study: Study) -> Iterator[None]:
     except filelock.Timeout:
         raise StudyBusy(f"another process is making a model of {study.name}", "again, when it is done") from None
     except OSError as error:
-        raise ResourceError(
-            f"cannot be written: {error.strerror}",
-            f"chmod u+w {study.folder}",
-            where=str(study.folder),
-            code="E-EXPORT-DIR",
-        ) from None
+        raise manifest.not_writable(study.folder, error) from None
     try:
         yield
     finally:

@@ -127,7 +127,8 @@ def fit(
         epoch=done,
     )
     reporting = _Reporting(spec, watched, report, images_per_epoch=len(batches) * _batch_size(spec.config, len(images)))
-    callbacks = [*([_Keeping(checkpoint)] if checkpoint else []), reporting, _NonFinite()]
+    keeping = [_Keeping(checkpoint, epochs)] if checkpoint else []
+    callbacks = [reporting, *keeping, _NonFinite()]
     # Shuffled by the batches themselves, by seed and epoch: Keras's shuffle on top hangs on how many epochs this process ran.
     model.fit(batches, initial_epoch=done, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
 
@@ -211,14 +212,14 @@ class _Reporting(keras.callbacks.Callback):
 
 
 class _Keeping(keras.callbacks.Callback):
-    """Keeps the state after each epoch; before the report, so that a trial told to pause can end at once."""
+    """Keeps the state after each epoch; a training that has stopped early as one that is at its end."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, epochs: int) -> None:
         super().__init__()
-        self._checkpoint = checkpoint
+        self._checkpoint, self._epochs = checkpoint, epochs
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        self._checkpoint.save(self.model, epoch + 1)
+        self._checkpoint.save(self.model, self._epochs if self.model.stop_training else epoch + 1)
 
 
 class _NonFinite(keras.callbacks.Callback):

@@ -8,7 +8,8 @@ from autofash.errors import NoTrial, StudyMissing, UsageError
 from autofash.intervals import over_seeds
 from autofash.loop import SearchEvent, SearchRequest, TrialEnded
 from autofash.records import State
-from autofash.study import Confirmed, Study, candidates, confirmed, list_studies, load_study
+from autofash.refitting import refit
+from autofash.study import Confirmed, Study, candidates, confirmed, is_settled, list_studies, load_study
 
 LUCK = "tests.fakes:learn_by_luck"
 
@@ -45,7 +46,7 @@ def test_they_are_ranked_by_the_lower_bound_of_their_mean_and_refitted_in_that_o
     found, _ = again(study, 3, 3)
     assert [entry.interval for entry in found] == [over_seeds(entry.values) for entry in found]
     lows = [entry.interval.low for entry in found]
-    assert lows == sorted(lows, reverse=True) and found[0].tied
+    assert lows == sorted(lows, reverse=True) and not found[0].tied
     first = candidates(study)[0]
     assert first.record == found[0].record and first.epochs == found[0].epochs == 3
     assert [c.record.number for c in candidates(study)[3:]] == [t.number for t in study.leaderboard()[3:]]
@@ -78,6 +79,42 @@ def test_a_confirmation_is_listed_but_never_the_study_that_a_command_takes_by_de
     again(study, 1, 1)
     assert [summary.name for summary in list_studies()] == ["digits-mlp@confirm", "digits-mlp"]
     assert load_study().name == "digits-mlp"
+
+
+def test_a_confirmation_that_is_not_at_its_end_ranks_nothing(study: Study) -> None:
+    class Interrupt(Exception):
+        pass
+
+    def stop(event: SearchEvent) -> None:
+        if isinstance(event, TrialEnded):
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        confirm(study, 3, 3, task=LUCK, listeners=[stop])
+    assert len(confirmed(study)) == 1 and not is_settled(study)
+    assert [c.record for c in candidates(study)] == study.leaderboard()
+    again(study, 3, 3)
+    assert is_settled(study)
+
+
+def test_one_run_of_each_ranks_nothing_either(study: Study) -> None:
+    again(study, 2, 1)
+    assert not is_settled(study)
+
+
+def test_a_config_with_fewer_runs_than_others_comes_after_them(study: Study) -> None:
+    again(study, 1, 3)
+    found, _ = again(study, 3, 2)
+    assert [len(entry.values) for entry in found] == [3, 2, 2]
+
+
+def test_a_confirmation_cannot_be_confirmed_or_refitted_itself(study: Study) -> None:
+    again(study, 1, 2)
+    itself = load_study("digits-mlp@confirm")
+    with pytest.raises(UsageError, match="only confirms digits-mlp.*Try: digits-mlp"):
+        confirm(itself)
+    with pytest.raises(UsageError, match="has no model of its own"):
+        refit(itself)
 
 
 def test_without_a_confirmation_the_search_ranks(study: Study) -> None:

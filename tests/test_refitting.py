@@ -143,14 +143,12 @@ def test_a_file_that_was_changed_is_found_out_and_repaired_and_said_so(searched:
 
 
 def test_nothing_but_finished_folders_lies_beside_the_model(searched: Study, fitted: FittedModel) -> None:
-    assert [path.name for path in fitted.folder.parent.iterdir() if path.name.startswith(".")] in ([], [".refit"])
-    assert not list((fitted.folder.parent / ".refit").iterdir())
+    assert not [path for path in fitted.folder.parent.iterdir() if path.name.startswith(".")]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(
     searched: Study, fitted: FittedModel
 ) -> None:
-    (searched.folder / ".refit").rmdir()
     (searched.folder / ".refit").write_text("in the way")
     try:
         with pytest.raises(ResourceError, match="cannot be written") as caught:
@@ -203,6 +201,21 @@ def test_a_kill_between_the_two_renames_of_the_replacement_loses_nothing(searche
     assert refit(searched).repeated and fitted.model.exists()
 
 
+def test_what_a_kill_after_the_replacement_leaves_is_no_obstacle_to_the_next_refit(
+    searched: Study, fitted: FittedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the working folder is left behind without what has become the model's folder."""
+    shutil.rmtree(fitted.folder)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda *_, **__: None)
+        refit(searched)
+    assert [path.name for path in (searched.folder / ".refit").glob("*/*.json")]
+    shutil.rmtree(fitted.folder)
+    assert not refit(searched).repeated
+    manifest.verify(fitted.folder, manifest.read(fitted.folder))
+    assert not (searched.folder / ".refit").exists()
+
+
 KILLED = """
 import os, signal, sys
 from autofash.refitting import refit
@@ -227,11 +240,12 @@ def test_a_refit_that_is_killed_goes_on_where_it_was_and_ends_with_the_same_weig
     seen: list[tuple[str, int]] = []
     resumed = refit(searched, epochs=8, watch=lambda doing, done, _: seen.append((doing, done)))
     epochs = [done for doing, done in seen if doing == "training on train + validation"]
-    assert epochs == ([6, 7, 8] if done else []), "from its checkpoint, or not at all"
+    assert epochs == ([5, 6, 7, 8] if done else []), "from the checkpoint of epoch 4, or not at all"
     assert len(load_study(searched.name, searched.storage).openings) == opened + 1
     shutil.rmtree(fitted.folder)
     whole = refit(searched, epochs=8)
-    assert resumed.metrics == whole.metrics
+    assert "refit_seconds" not in resumed.metrics, "the earlier attempt's are not known"
+    assert resumed.metrics == {name: value for name, value in whole.metrics.items() if name != "refit_seconds"}
 
 
 def test_a_trial_that_is_not_there_or_a_study_without_one_is_refused(searched: Study) -> None:
@@ -265,3 +279,10 @@ def test_the_whole_way_on_the_command_line(workplace: Path) -> None:
         and len(told["openings"]) == 1
     )
     assert "nothing was trained or opened" in autofash("best", "--export").stdout
+    confirmed = autofash("best", "--confirm", "2", "--seeds", "2", "--export", "--formats", "keras,litert")
+    assert confirmed.returncode == 0, confirmed.stderr
+    for shown in ("4/4", "digits-small, confirmed", "95 % interval", "proven by its own runtime", "model.tflite"):
+        assert shown in confirmed.stdout, shown
+    refused = autofash("best", "--export", "--formats", "keras,litter")
+    assert refused.returncode == 2 and "there is no format 'litter'. Try: litert" in refused.stderr
+    assert "--formats is of --export" in autofash("best", "--formats", "onnx").stderr

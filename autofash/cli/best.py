@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ def best(
     confirm: Annotated[
         int | None, typer.Option(metavar="N", help="Run the N best configs again, over seeds.", show_default=False)
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds of --confirm.")] = 3,
+    seeds: Annotated[int | None, typer.Option(help="Of --confirm: over how many.", show_default="3")] = None,
     formats: Annotated[
         str | None,
         typer.Option(
@@ -60,16 +59,20 @@ def best(
     """
     from autofash.cli import show
     from autofash.cli.terminal import console, plain, print_json, say
-    from autofash.errors import UsageError
-    from autofash.study import candidates, confirmed, load_study
+    from autofash.errors import AutofashError, UsageError
+    from autofash.study import candidates, check_searched, confirmed, load_study
 
-    if not export and (formats or ensemble or tta):
-        given = "--formats" if formats else "--ensemble" if ensemble else "--tta"
-        raise UsageError(f"{given} is of --export", f"autofash best --export {given}")
+    asked = {"--formats": formats, "--ensemble": ensemble, "--tta": tta or None}
+    flags = [flag if value is True else f"{flag} {value}" for flag, value in asked.items() if value is not None]
+    if flags and not export:
+        raise UsageError(f"{flags[0]} is of --export", f"--export {flags[0]}")
+    if seeds is not None and confirm is None:
+        raise UsageError(f"--seeds {seeds} is of --confirm", f"--confirm 3 --seeds {seeds}")
     wanted = _formats(formats)
     found = load_study(study, storage_url(storage))
+    check_searched(found)
     if confirm is not None:
-        _confirm(found, confirm, seeds, data_dir, silent=json)
+        _confirm(found, confirm, 3 if seeds is None else seeds, data_dir, silent=json)
     sure = confirmed(found)
     if not export:
         found.best()  # raises NoTrial
@@ -91,13 +94,19 @@ def best(
     if sure and trial is None and not json:
         print_confirmed(found, sure)
     with _progress(silent=json) as watch:
-        command = shlex.join(["autofash", *sys.argv[1:]])
+        # What is asked of this study, not sys.argv: a database's password would go into the ledger.
+        named = [] if trial is None else [f"--trial {trial}"]
+        command = " ".join(["autofash best", found.arguments, "--export", *named, *flags])
         fitted = refit(
-            found, trial, ensemble=ensemble or 1, tta=tta, data_dir=data_dir, command=command, watch=watch("epoch")
+            found,
+            trial,
+            ensemble=1 if ensemble is None else ensemble,
+            tta=tta,
+            data_dir=data_dir,
+            command=command,
+            watch=watch("epoch"),
         )
         exported = export_study_model(found, fitted.folder, wanted, data_dir=data_dir, watch=watch("format"))
-    if not fitted.repeated:
-        attach_pictures(found)
     if json:
         print_json(
             {"study": found.name, "model": plain(fitted), "exports": plain(exported), "openings": found.openings}
@@ -105,14 +114,22 @@ def best(
     else:
         print_fitted(found, fitted)
         print_exported(exported)
+    if not (fitted.repeated and found.pictures):
+        try:
+            attach_pictures(found)
+        except AutofashError as error:  # the model is there all the same
+            print(f"autofash: warning[W-PICTURES]: the dashboard gets no pictures: {error}", file=sys.stderr)
     check_exported(exported)
 
 
 def _formats(formats: str | None) -> list[str]:
     """The formats that were named, each of which exists and can be had, or UsageError before anything is trained."""
-    from autofash.runtimes import check_format
+    from autofash.errors import UsageError
+    from autofash.runtimes import FORMATS, check_format
 
     named = [name.strip() for name in (formats or "keras").split(",") if name.strip()]
+    if not named:
+        raise UsageError(f"--formats {formats!r} names no format", f"--formats {','.join(FORMATS)}")
     return [check_format(name, to_write=True).name for name in named]
 
 
@@ -165,6 +182,7 @@ def print_confirmed(study: Study, sure: Sequence[Confirmed]) -> None:
 
     from autofash.cli.terminal import brief, config_text, console, say, table
     from autofash.figures import percent
+    from autofash.study import is_settled
 
     made = table(
         "rank>",
@@ -188,15 +206,22 @@ def print_confirmed(study: Study, sure: Sequence[Confirmed]) -> None:
             brief(config_text(entry.record.config, 8), "dim"),
         )
     console.print(made)
-    tied = [str(entry.record.number) for entry in sure[1:] if entry.tied]
-    if tied:
-        names = ", ".join(tied)
+    first, leader = sure[0], study.best()
+    tied = ", ".join(str(entry.record.number) for entry in sure if entry.tied)
+    again = f"autofash best {study.arguments} --confirm {len(sure)} --seeds {len(first.values)}"
+    if not is_settled(study):
+        say(f"[yellow]the confirmation is not at its end, and ranks nothing yet[/]  [bold]{again}[/]\n")
+    elif tied:
         say(
-            f"[yellow]trial {sure[0].record.number} cannot be told apart from {names}[/] "
+            f"[yellow]trial {first.record.number} cannot be told apart from {tied}[/] "
             "[dim](Welch's test, 5 %): take the cheaper, or add --seeds[/]\n"
         )
-    elif len(sure) > 1:
-        say(f"[dim]trial {sure[0].record.number} is better than the others (Welch's test, 5 %)[/]\n")
+    elif first.interval.value >= max(entry.interval.value for entry in sure):
+        say(f"[dim]trial {first.record.number} is better than the others (Welch's test, 5 %)[/]\n")
+    else:
+        say(f"[dim]trial {first.record.number} ranks first for its steadiness: another's mean is higher[/]\n")
+    if leader.number not in {entry.record.number for entry in sure}:
+        say(f"[yellow]trial {leader.number} leads the search by now, unconfirmed[/]  [bold]{again}[/]\n")
 
 
 def print_fitted(study: Study, fitted: FittedModel) -> None:
@@ -220,10 +245,13 @@ def print_fitted(study: Study, fitted: FittedModel) -> None:
         f"on {metrics['test_images']:,.0f} held-out images[/]"
     )
     say(f"test macro F1   {percent(metrics['test_macro_f1'])}")
-    complete = len(study.leaderboard())
-    say(
-        f"validation      {percent(metrics['validation_accuracy'])}  [dim]the best of {complete} in the search, so it flatters[/]"
-    )
+    ranked = study.leaderboard()
+    remark = ""
+    if fitted.folder.name.startswith("ensemble"):
+        remark = "of its first member"
+    elif ranked[0].number == fitted.trial:
+        remark = f"the best of {len(ranked)} in the search, so it flatters"
+    say(f"validation      {percent(metrics['validation_accuracy'])}  [dim]{remark}[/]")
     drift = metrics["drift"]
     say("reloaded file   answers " + (f"within {drift:.1g} of the model" if drift else "exactly as the model does"))
     if len(study.openings) > 1:

@@ -41,17 +41,19 @@ def serve(channel: Channel) -> NoReturn:
         channel.send({"report": asdict(said)})
         return verdicts.get()
 
-    scratch = tempfile.mkdtemp(prefix=f"trial-{spec.trial}-")
-    tempfile.tempdir = os.environ["TMPDIR"] = scratch
     channel.send({"started": os.getpid()})
+    scratch = ""
     try:
+        scratch = tempfile.mkdtemp(prefix=f"trial-{spec.trial}-")
+        tempfile.tempdir = os.environ["TMPDIR"] = scratch
         ended = {"ended": "done", "details": dict(resolve(spec.task)(spec, report))}
     except Exception as error:  # a trial may raise anything; that is its outcome
         traceback.print_exc()
         ended = {"ended": "failed", "reason": reason(error)}
     sys.stdout.flush()
     sys.stderr.flush()
-    shutil.rmtree(scratch, ignore_errors=True)
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
     channel.send(ended)
     os._exit(0)  # no atexit, no joining of the backend's threads: the process has nothing left to say
 

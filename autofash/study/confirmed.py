@@ -6,10 +6,10 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 
-from autofash.errors import StudyMissing
+from autofash.errors import StudyMissing, UsageError
 from autofash.intervals import Interval, apart, over_seeds
 from autofash.records import State, TrialRecord
-from autofash.study.ledger import Study, confirmation_name
+from autofash.study.ledger import Study, confirmation_name, is_confirmation
 from autofash.study.samplers import key_of
 
 
@@ -21,7 +21,7 @@ class Confirmed:
     values: tuple[float, ...]  # objective of each seed's best epoch, fractions
     interval: Interval  # of their mean
     epochs: int  # median of the seeds' best epochs
-    tied: bool  # with the first of the ranking: the difference may be chance (the first is tied with itself)
+    tied: bool  # with the first of the ranking, another than itself: the difference may be chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,10 @@ class Candidate:
 
 
 def confirmed(study: Study) -> list[Confirmed]:
-    """The configs that were confirmed, ranked by the lower bound of their mean; none where nothing was."""
+    """The configs that were confirmed, ranked by the lower bound of their mean; none where nothing was.
+
+    Those with fewer runs than others, for want of time or because a run failed, come after them.
+    """
     try:
         again = Study(confirmation_name(study.name), study.storage)
     except StudyMissing:
@@ -50,22 +53,49 @@ def confirmed(study: Study) -> list[Confirmed]:
         for key, done in runs.items()
         if key in first
     ]
-    ranked = sorted(found, key=lambda entry: (-over_seeds(entry[1]).low, -statistics.fmean(entry[1]), entry[0].number))
+    ranked = sorted(
+        found,
+        key=lambda entry: (
+            -len(entry[1]),
+            -over_seeds(entry[1]).low,
+            -statistics.fmean(entry[1]),
+            entry[0].number,
+        ),
+    )
     return [
         Confirmed(
             record=record,
             values=values,
             interval=over_seeds(values),
             epochs=round(statistics.median(epochs)),
-            tied=not apart(ranked[0][1], values),
+            tied=record is not ranked[0][0] and not apart(ranked[0][1], values),
         )
         for record, values, epochs in ranked
     ]
 
 
-def candidates(study: Study) -> list[Candidate]:
-    """Complete trials, the one to ship first: the confirmed ones as confirmed, then the others by their one score."""
+def is_settled(study: Study) -> bool:
+    """Whether a confirmation of the study is there, has no run left to do, and at least two of each leader."""
     sure = confirmed(study)
+    if not sure or len(sure[0].values) < 2:
+        return False
+    again = Study(confirmation_name(study.name), study.storage)
+    return not any(run.state in (State.WAITING, State.RUNNING) for run in again.trials())
+
+
+def check_searched(study: Study) -> None:
+    """Raise UsageError where the study is itself a confirmation: its trials are another study's, and so is its model."""
+    if is_confirmation(study.name):
+        parent = study.name.removesuffix(confirmation_name(""))
+        raise UsageError(f"{study.name} only confirms {parent}, and has no model of its own", parent)
+
+
+def candidates(study: Study) -> list[Candidate]:
+    """Complete trials, the one to ship first: the confirmed ones as confirmed, then the others by their one score.
+
+    A confirmation that is not at its end ranks nothing.
+    """
+    sure = confirmed(study) if is_settled(study) else []
     numbers = {entry.record.number for entry in sure}
     others = [record for record in study.leaderboard() if record.number not in numbers]
     return [

@@ -20,13 +20,14 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 import optuna_dashboard
+import sqlalchemy.exc
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.trial import FrozenTrial
 from optuna_dashboard._note import note_str_key_prefix, note_ver_key
 
-from autofash.errors import ResourceError
+from autofash.errors import AutofashError, ResourceError
 from autofash.records import State, TrialRecord
-from autofash.study.ledger import Study, artifact_store, ledger_errors, list_studies, open_storage, sqlite_path
+from autofash.study.ledger import FORMAT, Study, artifact_store, ledger_errors, open_storage, sqlite_path
 
 HOST = "127.0.0.1"
 RENEW_SECONDS = 2.0
@@ -50,10 +51,7 @@ class Dashboard:
             snapshot = _Snapshot(storage, Path(self._folder.name) / "snapshot.db")
             served = open_storage(snapshot.storage)
             number = next((found._study_id for found in served.get_all_studies() if found.study_name == study), None)
-        pictures = artifact_store(storage)
-        app = optuna_dashboard.wsgi(
-            served, artifact_store=FileSystemArtifactStore(pictures) if pictures.is_dir() else None
-        )
+        app = optuna_dashboard.wsgi(served, artifact_store=FileSystemArtifactStore(artifact_store(storage)))
         try:
             self._server = make_server(HOST, port, _guarded(app, snapshot), server_class=_Server, handler_class=_Quiet)
         except OSError as error:
@@ -102,6 +100,7 @@ class _Snapshot:
                     reading.close()
                     writing.close()
             else:
+                self._notes.clear()  # copies are numbered anew each time
                 fresh = self._path.with_suffix(".new")
                 fresh.unlink(missing_ok=True)
                 for found in open_storage(self._source).get_all_studies():
@@ -118,11 +117,14 @@ class _Snapshot:
 
     def _annotate(self) -> None:
         """Write a note on each trial that has ended; in one transaction, where the dashboard's own way needs two a note."""
-        for summary in list_studies(self.storage):
-            study = Study(summary.name, self.storage)
-            for trial in study.frozen():
-                if trial.state.is_finished() and trial._trial_id not in self._notes:
-                    self._notes[trial._trial_id] = _note(study, trial)
+        snapshot = open_storage(self.storage)
+        for found in snapshot.get_all_studies():
+            trials = snapshot.get_all_trials(found._study_id, deepcopy=False)
+            new = [trial for trial in trials if trial.state.is_finished() and trial._trial_id not in self._notes]
+            if new and found.user_attrs.get("format") == FORMAT:
+                study = Study(found.study_name, self.storage)
+                self._notes.update({trial._trial_id: _note(study, trial) for trial in new})
+        snapshot.engine.dispose()
         with sqlite3.connect(self._path, timeout=30.0) as writing:
             writing.executemany(
                 "INSERT OR IGNORE INTO study_system_attributes (study_id, key, value_json) VALUES (?, ?, ?)",
@@ -172,7 +174,7 @@ def _guarded(
         if str(environ.get("PATH_INFO", "")).startswith("/api/studies"):
             try:
                 snapshot.renew()
-            except sqlite3.Error:
+            except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, AutofashError):
                 pass  # the copy of a moment ago serves
 
         def start_guarded(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ STATES = {
 
 
 class Study:
-    """One study as the ledger has it; reading only."""
+    """One study as the ledger has it. Reading only, but for what a refit notes: openings of the test set, and pictures."""
 
     def __init__(self, name: str, storage: str) -> None:
         """Raises StudyMissing with the nearest name, LedgerError where the database cannot be read."""
@@ -99,7 +100,9 @@ class Study:
     @property
     def arguments(self) -> str:
         """What names this study on a command line: its name, and its storage where that is not the default one."""
-        elsewhere = "" if self.storage == DEFAULT_STORAGE else f" --storage {redacted(self.storage, url=True)}"
+        elsewhere = (
+            "" if self.storage == DEFAULT_STORAGE else f" --storage {shlex.quote(redacted(self.storage, url=True))}"
+        )
         return f"{self.name}{elsewhere}"
 
     @property
@@ -119,12 +122,9 @@ class Study:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial, by number. Those that would only have repeated a finished config are left out."""
-        return [self.record(trial) for trial in self.frozen() if "duplicate_of" not in trial.user_attrs]
-
-    def frozen(self) -> list[FrozenTrial]:
-        """Every trial as Optuna has it; for the rooms of the study alone."""
         with ledger_errors(self.storage):
-            return self._study.get_trials(deepcopy=False)
+            found = self._study.get_trials(deepcopy=False)
+        return [self.record(trial) for trial in found if "duplicate_of" not in trial.user_attrs]
 
     def trial(self, number: int) -> TrialRecord:
         """The trial of this number. Raises UsageError when there is none."""
@@ -166,7 +166,7 @@ class Study:
     def note_opening(self, opening: dict[str, Any]) -> int:
         """Write into the ledger that the test set is about to be opened, and return the opening's place for `note_result`.
 
-        Refitting's, and the one thing that is written without the study's lock.
+        Refitting's, which keeps every other refit of the study out; a search writes other attributes.
         """
         with ledger_errors(self.storage):
             study = optuna.load_study(study_name=self.name, storage=open_storage(self.storage, write=True))
@@ -181,6 +181,11 @@ class Study:
             openings = list(study.user_attrs["heldout"])
             openings[opening] = {**openings[opening], **as_json(result)}
             study.set_user_attr("heldout", openings)
+
+    @property
+    def pictures(self) -> set[str]:
+        """Names of the pictures that are attached to the study."""
+        return {meta.filename for meta in optuna.artifacts.get_all_artifact_meta(self._study)}
 
     def attach(self, picture: Path) -> None:
         """Keep a picture as an artifact of the study, which Optuna dashboard shows, in place of one that bore this name."""
