@@ -267,7 +267,9 @@ def test_the_whole_way_on_the_command_line(workplace: Path) -> None:
             [sys.executable, "-m", "autofash", *arguments], capture_output=True, text=True, check=False
         )
 
-    searched = autofash("search", "--dataset", "digits", "--space", "small.toml", "--trials", "2", "--epochs", "3")
+    searched = autofash(
+        "search", "--dataset", "digits", "--space", "small.toml", "--trials", "2", "--epochs", "3", "--pruner", "none"
+    )
     assert searched.returncode == 0, searched.stderr
     assert "2/2" in searched.stdout and "autofash best digits-small --export" in searched.stdout
     exported = autofash("best", "--export", "--json")

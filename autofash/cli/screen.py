@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autofash.cli.terminal import brief, config_text, sparkline, state_text, table
+from autofash.cli.terminal import brief, config_text, say, shown, sparkline, state_text, table
 from autofash.errors import printable
 from autofash.figures import duration, percent
 from autofash.loop import (
@@ -278,19 +278,11 @@ def print_result(console: Console, study: Study, rows: int = 5) -> None:
     console.print(made)
     finished = summary.complete + summary.pruned
     failed = f", {summary.failed} failed" if summary.failed else ""
-    console.print(
-        Text(
-            f"{finished} of {summary.trials} trials finished: {summary.complete} complete, {summary.pruned} pruned{failed}",
-            style="dim",
-        )
-    )
+    counts = f"{summary.complete} complete, {summary.pruned} pruned{failed}"
+    say(f"[dim]{finished} of {summary.trials} trials finished: {counts}[/]")
+    arguments = shown(study.arguments)
     if finished >= summary.trials:
-        console.print(
-            Text.assemble(
-                "\nNothing is left to do. Add trials: ",
-                (f"autofash search --study {study.arguments} --more 20", "bold"),
-            )
-        )
+        say(f"\nNothing is left to do. Add trials: [bold]autofash search --study {arguments} --more 20[/]")
     else:
-        console.print(Text.assemble("\nGo on:            ", (f"autofash search --study {study.arguments}", "bold")))
-    console.print(Text.assemble("Keep the best:    ", (f"autofash best {study.arguments} --export", "bold")))
+        say(f"\nGo on:            [bold]autofash search --study {arguments}[/]")
+    say(f"Keep the best:    [bold]autofash best {arguments} --export[/]")
