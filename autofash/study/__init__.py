@@ -1,6 +1,6 @@
 """Studies: the ledger of every trial, the one process that may write it, and what proposes and prunes trials."""
 
-from autofash.study.confirmed import Candidate, Confirmed, candidates, check_searched, confirmed, is_settled
+from autofash.study.confirmed import Candidate, Confirmed, candidates, check_searched, confirmed, extent, is_settled
 from autofash.study.ledger import Study, list_studies, load_study
 from autofash.study.pruners import PRUNERS
 from autofash.study.samplers import SAMPLERS
@@ -16,6 +16,7 @@ __all__ = [
     "candidates",
     "check_searched",
     "confirmed",
+    "extent",
     "is_settled",
     "list_studies",
     "load_study",

@@ -83,6 +83,15 @@ def is_settled(study: Study) -> bool:
     return not any(run.state in (State.WAITING, State.RUNNING) for run in again.trials())
 
 
+def extent(study: Study) -> tuple[int, int]:
+    """Over how many configs and how many seeds a study's confirmation goes, the runs that wait included.
+
+    Raises StudyMissing where there is none.
+    """
+    runs = Study(confirmation_name(study.name), study.storage).trials()
+    return len({key_of(run.config) for run in runs}), len({run.seed for run in runs})
+
+
 def check_searched(study: Study) -> None:
     """Raise UsageError where the study is itself a confirmation: its trials are another study's, and so is its model."""
     if is_confirmation(study.name):
