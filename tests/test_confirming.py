@@ -9,7 +9,7 @@ from autofash.intervals import over_seeds
 from autofash.loop import SearchEvent, SearchRequest, TrialEnded
 from autofash.records import State
 from autofash.refitting import refit
-from autofash.study import Confirmed, Study, candidates, confirmed, is_settled, list_studies, load_study
+from autofash.study import Confirmed, Study, candidates, confirmed, extent, is_settled, list_studies, load_study
 
 LUCK = "tests.fakes:learn_by_luck"
 
@@ -91,7 +91,7 @@ def test_a_confirmation_that_is_not_at_its_end_ranks_nothing(study: Study) -> No
 
     with pytest.raises(Interrupt):
         confirm(study, 3, 3, task=LUCK, listeners=[stop])
-    assert len(confirmed(study)) == 1 and not is_settled(study)
+    assert len(confirmed(study)) == 1 and not is_settled(study) and extent(study) == (3, 3)
     assert [c.record for c in candidates(study)] == study.leaderboard()
     again(study, 3, 3)
     assert is_settled(study)

@@ -283,7 +283,7 @@ def test_the_whole_way_on_the_command_line(workplace: Path) -> None:
     assert "nothing was trained or opened" in autofash("best", "--export").stdout
     confirmed = autofash("best", "--confirm", "2", "--seeds", "2", "--export", "--formats", "keras,litert")
     assert confirmed.returncode == 0, confirmed.stderr
-    for shown in ("4/4", "digits-small, confirmed", "95 % interval", "proven by its own runtime", "model.tflite"):
+    for shown in ("4/4", "digits-small, confirmed", "95 % interval", "proven by its own runtime", "litert"):
         assert shown in confirmed.stdout, shown
     refused = autofash("best", "--export", "--formats", "keras,litter")
     assert refused.returncode == 2 and "there is no format 'litter'. Try: litert" in refused.stderr

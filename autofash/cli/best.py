@@ -182,7 +182,7 @@ def print_confirmed(study: Study, sure: Sequence[Confirmed]) -> None:
 
     from autofash.cli.terminal import brief, config_text, console, say, table
     from autofash.figures import percent
-    from autofash.study import is_settled
+    from autofash.study import extent, is_settled
 
     made = table(
         "rank>",
@@ -208,7 +208,8 @@ def print_confirmed(study: Study, sure: Sequence[Confirmed]) -> None:
     console.print(made)
     first, leader = sure[0], study.best()
     tied = ", ".join(str(entry.record.number) for entry in sure if entry.tied)
-    again = f"autofash best {study.arguments} --confirm {len(sure)} --seeds {len(first.values)}"
+    configs, seeds = extent(study)
+    again = f"autofash best {study.arguments} --confirm {configs} --seeds {seeds}"
     if not is_settled(study):
         say(f"[yellow]the confirmation is not at its end, and ranks nothing yet[/]  [bold]{again}[/]\n")
     elif tied:
@@ -261,23 +262,13 @@ def print_fitted(study: Study, fitted: FittedModel) -> None:
 
 def print_exported(exported: Sequence[Exported]) -> None:
     """Each format with its size, its speed and how it compares with the model."""
-    from autofash.cli.terminal import brief, console, say, table
+    from autofash.cli.terminal import console, say, table
 
-    columns = (
-        "format",
-        "bytes>",
-        "parameters>",
-        "p50 ms>",
-        "p99 ms>",
-        "images/s>",
-        "agreement>",
-        "difference>",
-        "file",
-    )
+    columns = ("format", "bytes>", "params>", "p50 ms>", "p99 ms>", "images/s>", "agree>", "drift>")
     made = table(*columns, title="\nproven by its own runtime")
     for record in exported:
         if record.failed:
-            made.add_row(record.format, *[""] * 7, brief(record.failed, "red"))
+            made.add_row(record.format, "[red]failed[/]")  # why is said on stderr
             continue
         made.add_row(
             record.format,
@@ -287,12 +278,11 @@ def print_exported(exported: Sequence[Exported]) -> None:
             f"{record.latency_p99_ms:.2f}",
             f"{record.images_per_second:,.0f}",
             f"{100 * record.agreement:.2f} %",
-            f"{record.largest_difference:.1g}",
-            brief(record.path.name, "dim"),
+            f"{record.largest_difference:.0e}" if record.largest_difference else "0",
         )
     console.print(made)
     images = max((record.images for record in exported), default=0)
     say(
-        f"[dim]latency: one image; images/s: batches of 256; agreement and largest difference of a probability: "
-        f"{images:,} validation images[/]"
+        "[dim]p50, p99: latency of one image; images/s: in batches of 256; agree: same label; drift: largest difference of a "
+        f"probability; over {images:,} validation images[/]"
     )
