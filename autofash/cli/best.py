@@ -182,7 +182,7 @@ def print_confirmed(study: Study, sure: Sequence[Confirmed]) -> None:
 
     from autofash.cli.terminal import brief, config_text, console, say, table
     from autofash.figures import percent
-    from autofash.study import extent, is_settled
+    from autofash.study import extent, is_settled, verdict
 
     made = table(
         "rank>",
@@ -206,21 +206,9 @@ def print_confirmed(study: Study, sure: Sequence[Confirmed]) -> None:
             brief(config_text(entry.record.config, 8), "dim"),
         )
     console.print(made)
-    first, leader = sure[0], study.best()
-    tied = ", ".join(str(entry.record.number) for entry in sure if entry.tied)
-    configs, seeds = extent(study)
+    leader, (configs, seeds) = study.best(), extent(study)
     again = f"autofash best {study.arguments} --confirm {configs} --seeds {seeds}"
-    if not is_settled(study):
-        say(f"[yellow]the confirmation is not at its end, and ranks nothing yet[/]  [bold]{again}[/]\n")
-    elif tied:
-        say(
-            f"[yellow]trial {first.record.number} cannot be told apart from {tied}[/] "
-            "[dim](Welch's test, 5 %): take the cheaper, or add --seeds[/]\n"
-        )
-    elif first.interval.value >= max(entry.interval.value for entry in sure):
-        say(f"[dim]trial {first.record.number} is better than the others (Welch's test, 5 %)[/]\n")
-    else:
-        say(f"[dim]trial {first.record.number} ranks first for its steadiness: another's mean is higher[/]\n")
+    say(f"[yellow]{verdict(study)}[/]" + ("\n" if is_settled(study) else f"  [bold]{again}[/]\n"))
     if leader.number not in {entry.record.number for entry in sure}:
         say(f"[yellow]trial {leader.number} leads the search by now, unconfirmed[/]  [bold]{again}[/]\n")
 

@@ -18,7 +18,7 @@ from autofash.records import Config, State, TrialRecord, Value
 from autofash.report.tested import Tested, tested
 from autofash.space import ChoiceParam, FloatParam, IntParam, Param, load_space, shipped_spaces
 from autofash.space.vocabulary import Limits, Real, Whole, misfit, vocabulary
-from autofash.study import Confirmed, Study, confirmed
+from autofash.study import Confirmed, Study, confirmed, is_settled, verdict
 from autofash.study.importances import FEWEST, importances
 from autofash.study.ledger import study_names
 from autofash.study.writer import epochs_of
@@ -162,6 +162,7 @@ class Facts:
     alike: int  # of them, those whose interval reaches the first's
     telling: tuple[str, ...]  # parameters, the most telling first
     confirmed: tuple[Confirmed, ...]
+    confirmation: str  # what it says, in a sentence
     history: tuple[Point, ...]
     importances: Mapping[str, float]  # the greatest first, sum 1
     no_importances: str  # why there are none
@@ -204,7 +205,7 @@ def gather(study: Study) -> Facts:
         failed=count[State.FAILED],
         target=study.target,
         result=_result(study, model, ranked[0], finished),
-        caveats=tuple(_caveats(study, model, ranked, sure, finished)),
+        caveats=tuple(_caveats(study, model, ranked, sure if is_settled(study) else [], finished)),
         openings=tuple(study.openings),
         export_command=f"autofash best {study.arguments} --export",
         validation_images=images,
@@ -212,6 +213,7 @@ def gather(study: Study) -> Facts:
         alike=sum(leader.accuracy.high >= leaders[0].accuracy.low for leader in leaders),
         telling=telling,
         confirmed=tuple(sure),
+        confirmation=verdict(study),
         history=_history(trials),
         importances=found,
         no_importances="" if found else _why_no_importances(finished),

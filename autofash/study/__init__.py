@@ -1,6 +1,15 @@
 """Studies: the ledger of every trial, the one process that may write it, and what proposes and prunes trials."""
 
-from autofash.study.confirmed import Candidate, Confirmed, candidates, check_searched, confirmed, extent, is_settled
+from autofash.study.confirmed import (
+    Candidate,
+    Confirmed,
+    candidates,
+    check_searched,
+    confirmed,
+    extent,
+    is_settled,
+    verdict,
+)
 from autofash.study.ledger import Study, list_studies, load_study
 from autofash.study.pruners import PRUNERS
 from autofash.study.samplers import SAMPLERS
@@ -20,4 +29,5 @@ __all__ = [
     "is_settled",
     "list_studies",
     "load_study",
+    "verdict",
 ]

@@ -83,6 +83,23 @@ def is_settled(study: Study) -> bool:
     return not any(run.state in (State.WAITING, State.RUNNING) for run in again.trials())
 
 
+def verdict(study: Study) -> str:
+    """What a study's confirmation says, in a sentence; empty where nothing was confirmed."""
+    sure = confirmed(study)
+    if not sure:
+        return ""
+    if not is_settled(study):
+        return "The confirmation is not at its end, and ranks nothing yet."
+    first, tied = sure[0], ", ".join(str(entry.record.number) for entry in sure if entry.tied)
+    if tied:
+        return f"Trial {first.record.number} cannot be told apart from {tied} (Welch's test, 5 %): it may be chance."
+    if len(sure) == 1:
+        return "One config was run again."
+    if first.interval.value >= max(entry.interval.value for entry in sure):
+        return f"Trial {first.record.number} is better than the others (Welch's test, 5 %)."
+    return f"Trial {first.record.number} ranks first for its steadiness: another's mean is higher."
+
+
 def extent(study: Study) -> tuple[int, int]:
     """Over how many configs and how many seeds a study's confirmation goes, the runs that wait included.
 
