@@ -287,4 +287,4 @@ def test_the_whole_way_on_the_command_line(workplace: Path) -> None:
         assert shown in confirmed.stdout, shown
     refused = autofash("best", "--export", "--formats", "keras,litter")
     assert refused.returncode == 2 and "there is no format 'litter'. Try: litert" in refused.stderr
-    assert "--formats is of --export" in autofash("best", "--formats", "onnx").stderr
+    assert "--formats onnx is of --export" in autofash("best", "--formats", "onnx").stderr
