@@ -43,14 +43,7 @@ def confirm(
     check_searched(study)
     study.best()  # raises NoTrial
     settings = replace(study.settings, sampler=QUEUE, pruner="none", starters=False)
-    folder = data.locate(settings.dataset, data_dir, progress)
-    prepared = data.prepare(
-        settings.dataset,
-        folder,
-        seed=settings.seed,
-        validation=settings.validation,
-        fingerprint=settings.data_fingerprint,
-    )
+    prepared = data.prepare_for(settings, data.locate(settings.dataset, data_dir, progress))
     leaders = study.leaderboard()[:top]
     runs = [
         Rerun(record.config, seed_of(settings.seed, -seed), f"trial {record.number}, seed {seed}")

@@ -108,14 +108,7 @@ def export_study_model(
     wanted = [check_format(name, to_write=True) for name in formats]
     if all(_earlier(folder, found) for found in wanted):  # nothing will be compared: the data may be anywhere by now
         return export(folder, formats, validation="", log=study.folder / "export.log", watch=watch)
-    settings = study.settings
-    prepared = data.prepare(
-        settings.dataset,
-        data.locate(settings.dataset, data_dir),
-        seed=settings.seed,
-        validation=settings.validation,
-        fingerprint=settings.data_fingerprint,
-    )
+    prepared = data.prepare_for(study.settings, data.locate(study.settings.dataset, data_dir))
     return export(folder, formats, validation=prepared.folder, log=study.folder / "export.log", watch=watch)
 
 

@@ -122,13 +122,7 @@ class _Refit:
         settings = self._study.settings
         self._watch("reading the data", 0, 0)
         source = data.locate(settings.dataset, data_dir)
-        prepared = data.prepare(
-            settings.dataset,
-            source,
-            seed=settings.seed,
-            validation=settings.validation,
-            fingerprint=settings.data_fingerprint,
-        )
+        prepared = data.prepare_for(settings, source)
         began = time.monotonic()
         self._train(prepared)
         took = {} if self._resumed else {"refit_seconds": round(time.monotonic() - began, 1)}  # else it is not known

@@ -63,7 +63,7 @@ def test_every_module_says_what_it_is_for() -> None:
 def commands() -> list[str]:
     from autofash.cli import app
 
-    return sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    return sorted(typer.main.get_command(app).commands)
 
 
 @pytest.mark.parametrize("command", commands())
@@ -71,7 +71,7 @@ def test_every_command_is_in_the_readme_and_its_help_begins_with_an_example(comm
     from autofash.cli import app
 
     assert f"autofash {command}" in (ROOT / "README.md").read_text()
-    text = str(typer.main.get_command(app).commands[command].help)  # type: ignore[attr-defined]
+    text = str(typer.main.get_command(app).commands[command].help)
     assert re.search(rf"\A[^\n]+\n+\s*\*\*autofash {command}", text), text
 
 

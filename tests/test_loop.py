@@ -31,7 +31,7 @@ from tests.executors.test_processes import until
 
 def search(task: str = "learn", **settings: object) -> tuple[Study, list[SearchEvent]]:
     events: list[SearchEvent] = []
-    request = SearchRequest(**{"dataset": "digits", "space": "mlp", "trials": 6, "epochs": 3, **settings})  # type: ignore[arg-type]
+    request = SearchRequest(**{"dataset": "digits", "space": "mlp", "trials": 6, "epochs": 3, **settings})
     return loop.search(request, [events.append], task=f"tests.fakes:{task}"), events
 
 

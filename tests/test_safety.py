@@ -173,7 +173,7 @@ def test_a_layer_that_is_not_keras_own_is_refused_by_name_before_anything_of_it_
 ) -> None:
     import keras
 
-    class Canary(keras.layers.Layer):  # type: ignore[misc]
+    class Canary(keras.layers.Layer):
         def __init__(self, **_: Any) -> None:
             canary.touch()
             super().__init__()

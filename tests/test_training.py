@@ -23,7 +23,7 @@ CONFIG = {"family": "mlp", "depth": 1, "width": 64, "learning_rate": 5e-3, "batc
 
 def spec(trial: int = 0, epochs: int = 3, threads: int = 1, **config: object) -> TrialSpec:
     folder = prepare("digits", Path(), seed=0, validation=1 / 6).folder
-    return TrialSpec(trial, {**CONFIG, **config}, seed=7, epochs=epochs, data=folder, threads=threads)  # type: ignore[dict-item]
+    return TrialSpec(trial, {**CONFIG, **config}, seed=7, epochs=epochs, data=folder, threads=threads)
 
 
 def run(given: TrialSpec, stop_after: int = 99) -> list[EpochReport]:

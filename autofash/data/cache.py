@@ -14,6 +14,7 @@ import numpy as np
 
 from autofash.data.sources import Images, source
 from autofash.errors import DataError, Problem, ResourceError, StudyMismatch
+from autofash.records import StudySettings
 
 Array = np.ndarray
 FORMAT = 1
@@ -43,28 +44,12 @@ class SearchData:
     classes: tuple[str, ...]
 
 
-def prepare(
-    dataset: str, folder: Path, *, seed: int, validation: float, fingerprint: str | None = None
-) -> PreparedData:
+def prepare(dataset: str, folder: Path, *, seed: int, validation: float) -> PreparedData:
     """Split the training part of a data set, once, and keep it in the cache.
 
     folder: holds the verified files. seed: of the stratified split. validation: share of the training images that validate.
-    fingerprint: what the data must have, as those of an earlier search had; None: any.
-    Raises DataError where the data cannot be used, StudyMismatch where they are others, ResourceError where the cache cannot
-    be written.
+    Raises DataError where the data cannot be used, ResourceError where the cache cannot be written.
     """
-    prepared = _prepared(dataset, folder, seed, validation)
-    if fingerprint not in (None, prepared.fingerprint):
-        raise StudyMismatch(
-            f"{dataset} is not the data that the study was searched on: "
-            f"{str(fingerprint)[:12]} → {prepared.fingerprint[:12]}",
-            "the earlier data, or a new study",
-            code="E-DATA-CHANGED",
-        )
-    return prepared
-
-
-def _prepared(dataset: str, folder: Path, seed: int, validation: float) -> PreparedData:
     files = json.dumps([FORMAT, dataset, dict(source(dataset).files), seed, validation])
     place = cache_folder() / f"{dataset}-{hashlib.sha256(files.encode()).hexdigest()[:16]}"
     try:
@@ -80,6 +65,22 @@ def _prepared(dataset: str, folder: Path, seed: int, validation: float) -> Prepa
             where=str(place),
             code="E-CACHE",
         ) from None
+
+
+def prepare_for(settings: StudySettings, folder: Path) -> PreparedData:
+    """The data of a study that is there already, split as it was.
+
+    Raises as `prepare` does, and StudyMismatch where the files hold other data than the study was searched on.
+    """
+    prepared = prepare(settings.dataset, folder, seed=settings.seed, validation=settings.validation)
+    if prepared.fingerprint != settings.data_fingerprint:
+        raise StudyMismatch(
+            f"{settings.dataset} is not the data that the study was searched on: "
+            f"{settings.data_fingerprint[:12]} → {prepared.fingerprint[:12]}",
+            "the earlier data, or a new study",
+            code="E-DATA-CHANGED",
+        )
+    return prepared
 
 
 def load(folder: str | Path) -> SearchData:

@@ -39,7 +39,7 @@ def saved(image: np.ndarray | Image.Image, name: str = "a.png", **options: objec
 
 
 def read(*given: Path | str, wanted: ModelInput = DARK, **options: object) -> np.ndarray:
-    return read_pictures(given, wanted, **options).images  # type: ignore[arg-type]
+    return read_pictures(given, wanted, **options).images
 
 
 # -- what reaches the model ----------------------------------------------------------------------------------------------------

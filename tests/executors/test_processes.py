@@ -34,7 +34,7 @@ def details(executor: ProcessExecutor, trial: int = 0) -> dict[str, object]:
 def until(condition: object, seconds: float = 5.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if condition():  # type: ignore[operator]
+        if condition():
             return True
         time.sleep(0.02)
     return False

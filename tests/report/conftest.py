@@ -30,7 +30,7 @@ CONFIG = {"family": "cnn", "width": 8, "optimizer": "adam", "learning_rate": 1e-
 
 def search(**settings: object) -> Study:
     """A study of the fake that learns, in this process."""
-    request = SearchRequest(**{"dataset": "digits", "space": SPACE, "trials": 24, "epochs": 4, **settings})  # type: ignore[arg-type]
+    request = SearchRequest(**{"dataset": "digits", "space": SPACE, "trials": 24, "epochs": 4, **settings})
     executor = InlineExecutor()
     try:
         return loop.search(request, task="tests.fakes:learn", executor=executor)

@@ -129,7 +129,7 @@ def test_a_study_of_five_thousand_trials_still_makes_a_page_of_modest_size(study
         "history": tuple(replace(facts.history[number % 24], trial=number) for number in range(5000)),
         "lines": tuple(replace(facts.lines[number % 24], trial=number) for number in range(5000)),
     }
-    assert len(page(replace(facts, **many)).encode()) < 1_500_000  # type: ignore[arg-type]
+    assert len(page(replace(facts, **many)).encode()) < 1_500_000
 
 
 def test_pictures_in_colour_and_large_ones_are_shown_small(study: Study) -> None:
