@@ -132,9 +132,10 @@ def search(
     Raises UsageError, SpaceError, DataError, StudyError, NoTrial when nothing was completed, Interrupted upon Ctrl-C.
     """
     from autofash import loop
+    from autofash.request import SearchRequest
     from autofash.study.ledger import DEFAULT_STORAGE
 
-    request = loop.SearchRequest(
+    request = SearchRequest(
         space=str(space) if isinstance(space, Path) else space,
         dataset=dataset,
         data_dir=Path(data_dir) if data_dir is not None else None,

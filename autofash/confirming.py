@@ -10,8 +10,9 @@ from pathlib import Path
 from autofash import data
 from autofash.errors import UsageError
 from autofash.executors import Executor
-from autofash.loop import Listener, Progress, SearchRequest, conduct
+from autofash.loop import Listener, conduct
 from autofash.records import Rerun
+from autofash.request import Progress, SearchRequest
 from autofash.study import Confirmed, Study, StudyWriter, check_searched, confirmed
 from autofash.study.ledger import confirmation_name
 from autofash.study.writer import QUEUE, seed_of

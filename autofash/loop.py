@@ -11,59 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 from autofash import data, hardware
-from autofash.errors import Interrupted, NoTrial, Problem, ResourceError, UsageError, unknown
+from autofash.errors import Interrupted, NoTrial, ResourceError
 from autofash.executors import Executor, ProcessExecutor
 from autofash.records import Ending, EpochReport, Outcome, Started, State, StudySettings, TrialRecord, TrialSpec
-from autofash.space import Space, load_space, load_starters
+from autofash.request import Progress, SearchRequest, settle, total
+from autofash.space import load_starters
 from autofash.study import Study, StudyWriter
-from autofash.study.ledger import DEFAULT_STORAGE, check_name, fitting_name, study_names
-from autofash.study.pruners import check_pruner
-from autofash.study.samplers import check_sampler
 from autofash.study.writer import QUEUE
 
-OBJECTIVES = ("accuracy", "macro_f1")
-VALIDATION = 1 / 6  # of the training images: 10,000 of Fashion-MNIST's 60,000, a standard error of 0.27 points at 92 %
 MOST_FAILURES = 10  # in a row
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class SearchRequest:
-    """What a user asks of a search; None leaves it to the study, or to the default where the study is new."""
-
-    space: str | Space | None = None  # default cnn
-    dataset: str | None = None  # default Fashion-MNIST, else digits
-    data_dir: Path | None = None
-    study: str | None = None  # default <dataset>-<space>
-    new_study: bool = False  # never resume: take the next free name
-    trials: int | None = None  # finished trials in all; default the study's, else 50
-    more: int | None = None  # finished trials beyond the study's total
-    at_least: int | None = (
-        None  # finished trials in all, unless the study's total was raised beyond: a study file's word
-    )
-    budget_seconds: float | None = None  # wall clock of this search
-    target: float | None = None  # stop once a trial reaches this objective, fraction
-    workers: int | None = None  # default: what hardware.plan says
-    epochs: int | None = None  # most of each trial; default 6
-    seed: int | None = None  # default 0
-    sampler: str | None = None  # default tpe
-    pruner: str | None = None  # default asha
-    objective: str | None = None  # default accuracy
-    storage: str = DEFAULT_STORAGE
-    starters: bool | None = None  # begin with the known-good configs; default yes
-
-
-DEFAULTS = {
-    "space": "cnn",
-    "epochs": 6,
-    "seed": 0,
-    "sampler": "tpe",
-    "pruner": "asha",
-    "objective": "accuracy",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +77,6 @@ class SearchEnded:
 
 SearchEvent = SearchBegan | TrialBegan | Started | TrialReported | TrialEnded | SearchEnded
 Listener = Callable[[SearchEvent], None]
-Progress = Callable[[str, int, int], None]
 
 
 def search(
@@ -135,10 +93,10 @@ def search(
     executor: where trials run; default processes with the task's module loaded. progress: told of a download.
     Raises AutofashError: SpaceError, DataError, StudyError, NoTrial, ResourceError, Interrupted.
     """
-    settings, name, prepared = _settled(request, progress)
+    settings, name, prepared = settle(request, progress)
     starters = load_starters() if settings.starters else ()
     with closing(
-        StudyWriter(name, request.storage, settings, target=_total(request, name), starters=starters)
+        StudyWriter(name, request.storage, settings, target=total(request, name), starters=starters)
     ) as writer:
         return conduct(writer, request, settings, prepared, listeners, task=task, executor=executor)
 
@@ -332,97 +290,6 @@ class _Search:
         error = Interrupted(f"interrupted: {kept} finished trials are kept", self._again)
         error.exit_code = 128 + number
         raise error
-
-
-def _settled(request: SearchRequest, progress: Progress | None) -> tuple[StudySettings, str, data.PreparedData]:
-    """The request with every gap filled: from the study where there is one, else from the defaults."""
-    _check(request)
-    known = study_names(request.storage)
-    before = (
-        Study(request.study, request.storage).settings if request.study in known and not request.new_study else None
-    )
-
-    if request.space is None and before is not None:
-        space = Study(str(request.study), request.storage).space
-    else:
-        wanted = request.space if request.space is not None else DEFAULTS["space"]
-        space = wanted if isinstance(wanted, Space) else load_space(str(wanted))
-    dataset, folder, substituted = data.choose(
-        request.dataset or (before.dataset if before else None), request.data_dir, progress
-    )
-    name = request.study or fitting_name(f"{dataset}-{space.name}")
-    check_name(name, request.storage)
-    if request.new_study:
-        name = next(free for free in _names(name) if free not in known)
-    elif before is None and name in known:
-        before = Study(name, request.storage).settings
-
-    def filled(setting: str) -> object:
-        asked = getattr(request, setting)
-        return asked if asked is not None else getattr(before, setting) if before else DEFAULTS[setting]
-
-    seed = int(str(filled("seed")))
-    prepared = data.prepare(dataset, folder, seed=seed, validation=VALIDATION)
-    settings = StudySettings(
-        dataset=dataset,
-        data_fingerprint=prepared.fingerprint,
-        space=space.name,
-        space_table=space.table(),
-        space_fingerprint=space.fingerprint,
-        sampler=str(filled("sampler")),
-        pruner=str(filled("pruner")),
-        objective=str(filled("objective")),
-        epochs=int(str(filled("epochs"))),
-        seed=seed,
-        validation=VALIDATION,
-        starters=request.starters if request.starters is not None else before.starters if before else True,
-        substituted=substituted,
-    )
-    check_sampler(settings.sampler, space)
-    return settings, name, prepared
-
-
-def _check(request: SearchRequest) -> None:
-    """Raise UsageError with everything in the request that cannot be."""
-    problems = []
-    if request.objective is not None and request.objective not in OBJECTIVES:
-        problems.append(Problem(*unknown("objective", request.objective, OBJECTIVES)))
-    for name, check in (("sampler", check_sampler), ("pruner", check_pruner)):
-        try:
-            if getattr(request, name) is not None:
-                check(getattr(request, name))
-        except UsageError as error:
-            problems.extend(error.problems)
-    for name in ("trials", "more", "workers", "epochs"):
-        if getattr(request, name) is not None and getattr(request, name) < 1:
-            problems.append(Problem(f"--{name} {getattr(request, name)} is not above 0", f"--{name} 1"))
-    most = 8 * hardware.usable_cores()
-    if request.workers is not None and request.workers > most:
-        problems.append(Problem(f"--workers {request.workers} is more than eight a core", f"--workers {most}"))
-    if request.seed is not None and not 0 <= request.seed < 2**31:
-        problems.append(Problem(f"--seed {request.seed} is not between 0 and {2**31 - 1}", "--seed 0"))
-    if request.target is not None and not 0 < request.target <= 1:
-        problems.append(Problem(f"--target {request.target:g} is no fraction", "--target 0.93"))
-    if request.trials is not None and request.more is not None:
-        problems.append(Problem("--trials and --more exclude each other", "one of them"))
-    if problems:
-        raise UsageError(problems)
-
-
-def _total(request: SearchRequest, name: str) -> int | None:
-    """Finished trials that the study shall have; None where the study keeps its own."""
-    before = Study(name, request.storage).target if name in study_names(request.storage) else 0
-    if request.more is not None:
-        return request.more + before
-    return request.trials if request.at_least is None else max(request.at_least, before)
-
-
-def _names(name: str) -> Iterator[str]:
-    yield name
-    number = 2
-    while True:
-        yield f"{name}-{number}"
-        number += 1
 
 
 @contextmanager

@@ -21,8 +21,8 @@ os.environ["PYTHONPATH"] = str(ROOT)
 
 from autofash import hardware, loop  # noqa: E402
 from autofash.executors import ProcessExecutor  # noqa: E402
-from autofash.loop import SearchRequest  # noqa: E402
 from autofash.records import Started  # noqa: E402
+from autofash.request import SearchRequest  # noqa: E402
 
 TINY = """
 format = 1

@@ -6,9 +6,10 @@ from autofash import loop
 from autofash.confirming import confirm
 from autofash.errors import NoTrial, StudyMissing, UsageError
 from autofash.intervals import over_seeds
-from autofash.loop import SearchEvent, SearchRequest, TrialEnded
+from autofash.loop import SearchEvent, TrialEnded
 from autofash.records import State
 from autofash.refitting import refit
+from autofash.request import SearchRequest
 from autofash.study import Confirmed, Study, candidates, confirmed, extent, is_settled, list_studies, load_study
 
 LUCK = "tests.fakes:learn_by_luck"

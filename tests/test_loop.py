@@ -18,13 +18,13 @@ from autofash.loop import (
     SearchBegan,
     SearchEnded,
     SearchEvent,
-    SearchRequest,
     Started,
     TrialBegan,
     TrialEnded,
     TrialReported,
 )
 from autofash.records import State
+from autofash.request import SearchRequest
 from autofash.study import Study, load_study
 from tests.executors.test_processes import until
 
@@ -224,12 +224,13 @@ DRIVER = """
 import json, sys
 from autofash import loop
 from autofash.errors import AutofashError
+from autofash.request import SearchRequest
 def told(event):
     name = type(event).__name__
     number = event.trial if name == "Started" else event.record.number if name == "TrialEnded" else None
     print(name, number, getattr(event, "pid", ""), flush=True)
 try:
-    loop.search(loop.SearchRequest(**json.loads(sys.argv[1])), [told], task="tests.fakes:" + sys.argv[2])
+    loop.search(SearchRequest(**json.loads(sys.argv[1])), [told], task="tests.fakes:" + sys.argv[2])
 except AutofashError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -356,9 +357,9 @@ def test_a_trial_killed_from_outside_costs_that_trial_only(monkeypatch: pytest.M
 
 def test_the_coordinator_never_imports_keras_not_even_while_trials_run() -> None:
     program = (
-        "import sys\nfrom autofash import loop\n"
+        "import sys\nfrom autofash import loop\nfrom autofash.request import SearchRequest\n"
         "def told(event):\n    assert not {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules), event\n"
-        "loop.search(loop.SearchRequest(dataset='digits', space='mlp', trials=2, epochs=1), [told], task='tests.fakes:learn')\n"
+        "loop.search(SearchRequest(dataset='digits', space='mlp', trials=2, epochs=1), [told], task='tests.fakes:learn')\n"
         "assert not {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

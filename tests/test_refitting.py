@@ -13,10 +13,10 @@ import pytest
 
 from autofash import loop, manifest
 from autofash.errors import NoTrial, ResourceError, StudyBusy, UnsafeFile, UsageError
-from autofash.loop import SearchRequest
 from autofash.manifest import GALLERY, MODEL, PREDICTIONS
 from autofash.records import FittedModel
 from autofash.refitting import refit
+from autofash.request import SearchRequest
 from autofash.study import Study, load_study
 
 pytestmark = pytest.mark.keras

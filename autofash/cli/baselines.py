@@ -31,10 +31,11 @@ def baselines(
     from autofash.executors import ProcessExecutor
     from autofash.figures import percent
     from autofash.refitting import refit
+    from autofash.request import SearchRequest
     from autofash.space import load_space
 
     space = load_space("baselines")
-    request = loop.SearchRequest(
+    request = SearchRequest(
         space=space,
         dataset=dataset,
         data_dir=data_dir,

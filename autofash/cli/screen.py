@@ -22,7 +22,6 @@ from autofash.errors import printable
 from autofash.figures import duration, percent
 from autofash.loop import (
     Listener,
-    Progress,
     SearchBegan,
     SearchEnded,
     SearchEvent,
@@ -31,6 +30,7 @@ from autofash.loop import (
     TrialReported,
 )
 from autofash.records import EpochReport, Started, State, TrialRecord
+from autofash.request import Progress
 from autofash.study import Study
 from autofash.study.ledger import is_confirmation
 

@@ -83,6 +83,7 @@ def search(
     from autofash import loop
     from autofash.cli import screen
     from autofash.cli.terminal import console, plain, print_json
+    from autofash.request import SearchRequest
 
     told = _told(definition)
     given = {
@@ -103,7 +104,7 @@ def search(
     settings: dict[str, Any] = {**told, **{name: value for name, value in given.items() if value is not None}}
     if trials is None and "trials" in told:
         settings["at_least"] = settings.pop("trials")
-    request = loop.SearchRequest(
+    request = SearchRequest(
         **{name: value for name, value in settings.items() if name != "budget"},
         budget_seconds=_seconds(settings.get("budget")),
         more=more,

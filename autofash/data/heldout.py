@@ -1,4 +1,4 @@
-"""The test set, behind its own door: only `autofash.refitting` may come in, and the ledger notes each time."""
+"""The test set, behind its own door: only `autofash.refit_tasks` may come in, and the ledger notes each time."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from autofash import loop
-from autofash.loop import SearchRequest
+from autofash.request import SearchRequest
 
 AUTOFASH = [sys.executable, "-m", "autofash"]
 

@@ -8,8 +8,8 @@ import pytest
 
 from autofash import loop
 from autofash.executors import InlineExecutor
-from autofash.loop import SearchRequest
 from autofash.records import Ending, EpochReport, Outcome, StudySettings, Value
+from autofash.request import SearchRequest
 from autofash.space import BoolParam, ChoiceParam, FloatParam, NamedConfig, Space
 from autofash.study import Study, StudyWriter, load_study
 from autofash.study.ledger import DEFAULT_STORAGE

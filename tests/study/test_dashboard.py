@@ -11,7 +11,7 @@ import pytest
 
 from autofash import loop
 from autofash.errors import ResourceError
-from autofash.loop import SearchRequest
+from autofash.request import SearchRequest
 from autofash.study import dashboard, load_study
 from autofash.study.dashboard import Dashboard
 
