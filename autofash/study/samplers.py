@@ -18,15 +18,15 @@ from autofash.errors import SpaceError, UsageError, unknown
 from autofash.records import Config, Value
 from autofash.space import BoolParam, ChoiceParam, FloatParam, IntParam, Param, Space
 
-MOST_SEEN = 500  # recent trials that TPE looks at
+MOST_SEEN = 500  # trials that TPE looks at besides the good ones: docs/LOG.md
 GOOD = 25  # trials at most that TPE takes for good ones
 
 
 class BoundedTPE(BaseSampler):
-    """Optuna's TPE; of a study of more than MOST_SEEN finished trials it sees the GOOD best and the MOST_SEEN most recent.
+    """Optuna's TPE; of a large study it sees the GOOD best trials, and of the others MOST_SEEN, spread evenly from first to last.
 
-    What it models as good is then the same, because TPE takes no more than that. What it models as bad is drawn from the most
-    recent trials, which weigh most with it anyway. Its time grows with the trials that it sees: docs/LOG.md.
+    What it models as good is then the same, because TPE takes no more than that. What it models as bad is a sample of the same
+    shape: the most recent trials alone would all lie where the good ones do. Its time grows with the trials that it sees.
     """
 
     def __init__(self, seed: int) -> None:
@@ -58,14 +58,14 @@ class BoundedTPE(BaseSampler):
 
 
 def seen_by_tpe(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Of these, by number: all that run, and of those that are complete or pruned the best and the most recent."""
+    """Of these, by number: all that run, and of those that are complete or pruned the best, and an even sample of the others."""
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    if len(finished) > MOST_SEEN:
-        recent = finished[-MOST_SEEN].number
+    if len(finished) > GOOD + MOST_SEEN:
         complete = [trial for trial in finished if trial.state is TrialState.COMPLETE]
-        ranked = complete if len(complete) >= GOOD else finished
-        good = {trial.number for trial in heapq.nsmallest(GOOD, ranked, key=_rank)}
-        finished = [trial for trial in finished if trial.number >= recent or trial.number in good]
+        good = heapq.nsmallest(GOOD, complete if len(complete) >= GOOD else finished, key=_rank)
+        numbers = {trial.number for trial in good}
+        others = [trial for trial in finished if trial.number not in numbers]
+        finished = good + [others[place * len(others) // MOST_SEEN] for place in range(MOST_SEEN)]
     running = [trial for trial in trials if trial.state is TrialState.RUNNING]
     return sorted([*finished, *running], key=lambda trial: trial.number)
 
@@ -125,9 +125,10 @@ class GridSampler(BaseSampler):
 def untried(study: optuna.Study, configs: Sequence[Config]) -> list[Config]:
     """Those configs, in the space's own parameters, that no trial has or is queued with."""
     taken = {
-        key_of({**trial.user_attrs.get("queued", {}), **trial.params}) for trial in study.get_trials(deepcopy=False)
+        frozenset({**trial.user_attrs.get("queued", {}), **trial.params}.items())
+        for trial in study.get_trials(deepcopy=False)
     }
-    return [config for config in configs if key_of(config) not in taken]
+    return [config for config in configs if frozenset(config.items()) not in taken]
 
 
 def _tpe(space: Space, seed: int, trial_seed: int) -> BaseSampler:

@@ -105,18 +105,20 @@ def test_tpe_draws_what_optunas_own_draws_while_a_study_is_small(monkeypatch: py
     theirs.close()
 
 
-def test_tpe_sees_the_best_and_the_most_recent_trials_of_a_large_study(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tpe_sees_the_best_trials_of_a_large_study_and_an_even_sample_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(samplers, "MOST_SEEN", 3)
     monkeypatch.setattr(samplers, "GOOD", 2)
     study = optuna.create_study(direction="maximize")
-    for value in (0.5, 0.9, 0.1, 0.8, 0.2, 0.3):
+    for value in (0.5, 0.9, 0.1, 0.8, 0.2, 0.3, 0.4):
         study.add_trial(optuna.trial.create_trial(value=value))
     study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
     study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.99}))
     study.enqueue_trial({})
     study.ask()  # runs
     study.enqueue_trial({})  # waits
-    assert [trial.number for trial in seen_by_tpe(study.get_trials())] == [1, 3, 4, 5, 7, 8]
+    assert [trial.number for trial in seen_by_tpe(study.get_trials())] == [0, 1, 3, 4, 6, 9]
 
 
 def test_pruned_trials_are_among_the_best_that_tpe_sees_where_few_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +130,7 @@ def test_pruned_trials_are_among_the_best_that_tpe_sees_where_few_are_complete(m
         study.add_trial(
             optuna.trial.create_trial(state=TrialState.PRUNED, intermediate_values=curve, value=curve[max(curve)])
         )
-    assert [trial.number for trial in seen_by_tpe(study.get_trials())] == [0, 1, 2, 4]
+    assert [trial.number for trial in seen_by_tpe(study.get_trials())] == [0, 1, 2, 3]
 
 
 def test_a_large_study_cut_in_two_asks_for_the_configs_of_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
