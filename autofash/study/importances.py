@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -27,8 +28,8 @@ def importances(study: Study) -> dict[str, float]:
         finished = study._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     finished = [trial for trial in finished if trial.intermediate_values]
     seen = {(name, value) for trial in finished for name, value in trial.params.items()}
-    names = [name for name, _ in seen]
-    varied = sorted({name for name in names if names.count(name) > 1})
+    values = Counter(name for name, _ in seen)
+    varied = sorted(name for name, count in values.items() if count > 1)
     if len(finished) < FEWEST or len(varied) < 2:
         return {}
     with warnings.catch_warnings():
