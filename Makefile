@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRIALS ?= 50
 
-.PHONY: setup search test lint format overhead pruners prediction clean
+.PHONY: setup search test lint format overhead pruners prediction scale clean
 
 setup: $(VENV)/.ready
 
@@ -44,6 +44,9 @@ pruners: setup
 
 prediction: setup
 	$(BIN)/python benchmarks/prediction.py
+
+scale: setup
+	$(BIN)/python benchmarks/scale.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
