@@ -62,7 +62,8 @@ def print_study(console: Console, study: Study) -> None:
     summary, settings = study.summary(), study.settings
     how = f"{shown(settings.space)} on {settings.dataset}, by {settings.sampler} and {settings.pruner}, seed {settings.seed}"
     say(f"[bold]{study.name}[/]  {how}")
-    counts = f"{summary.complete} complete, {summary.pruned} pruned, {summary.failed} failed"
+    paused = f", {summary.paused} paused" if summary.paused else ""
+    counts = f"{summary.complete} complete, {summary.pruned} pruned{paused}, {summary.failed} failed"
     finished = summary.complete + summary.pruned
     opened = len(study.openings)
     say(

@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autofash.errors import LedgerError, NoTrial, ResourceError, StudyMismatch, StudyMissing, UsageError, unknown
 from autofash.records import Config, EpochReport, State, StudySettings, StudySummary, TrialRecord
 from autofash.space import space_from_table
+from autofash.study.rungs import EARLY
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -158,6 +159,7 @@ class Study:
             trials=self.target,
             complete=count[State.COMPLETE],
             pruned=count[State.PRUNED],
+            paused=count[State.PAUSED],
             failed=count[State.FAILED],
             best=ranked[0].value if ranked else None,
             updated=datetime.fromisoformat(self._study.user_attrs["updated"]),
@@ -207,18 +209,21 @@ class Study:
     def record(self, trial: FrozenTrial) -> TrialRecord:
         """An Optuna trial in our terms."""
         noted = trial.user_attrs
-        curve = trial.intermediate_values
+        looks = trial.intermediate_values
+        curve = {epoch: value for epoch, value in looks.items() if epoch != EARLY}
         best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
+        pause = noted.get("paused", {})
+        paused = trial.state is TrialState.RUNNING and pause.get("runs") is False
         return TrialRecord(
             number=trial.number,
-            state=STATES[trial.state],
+            state=State.PAUSED if paused else STATES[trial.state],
             config=self.config_of(trial),
-            value=curve[best] if best is not None else None,
+            value=curve[best] if best is not None else looks.get(EARLY),
             best_epoch=best,
             curve=tuple(curve[epoch] for epoch in sorted(curve)),
-            reports=tuple(EpochReport(**report) for report in noted.get("reports", [])),
-            seconds=float(noted.get("seconds", 0.0)),
-            why=str(noted.get("why", "")),
+            reports=tuple(report for report in reports_of(trial) if report.epoch != EARLY),
+            seconds=float(noted.get("seconds", pause.get("seconds", 0.0))),
+            why=str(noted.get("why", pause["why"] if paused else "")),
             seed=int(noted.get("seed", 0)),
             origin=str(noted.get("origin", "sampled")),
             ended=trial.datetime_complete.astimezone() if trial.datetime_complete else None,
@@ -231,6 +236,11 @@ class Study:
             return {}
         family = {} if "family" in params or self.space.configs else {"family": self.space.family}
         return self.space.expand({**family, **params})
+
+
+def reports_of(trial: FrozenTrial) -> list[EpochReport]:
+    """What a trial said, the early look included, as far as the ledger has it."""
+    return [EpochReport(**report) for report in trial.user_attrs.get("reports", [])]
 
 
 def noted_config(trial: FrozenTrial) -> Config:

@@ -11,8 +11,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
 from autofash.errors import UsageError, unknown
-
-REDUCTION = 3  # of a rung's trials one in three goes on
+from autofash.study.rungs import REDUCTION
 
 
 def _none(epochs: int) -> BasePruner:
@@ -25,16 +24,13 @@ def _median(epochs: int) -> BasePruner:
     )  # steps are epochs, from 1: the first prunes nobody
 
 
-def _asha(epochs: int) -> BasePruner:
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
-
-
 def _hyperband(epochs: int) -> BasePruner:
     return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=REDUCTION)
 
 
+ASHA = "asha"  # study.rungs, which pauses trials instead of stopping them
 PRUNERS: dict[str, Callable[[int], BasePruner]] = {
-    "asha": _asha,
+    ASHA: _none,
     "hyperband": _hyperband,
     "median": _median,
     "none": _none,
@@ -56,10 +52,6 @@ def why_pruned(name: str, study: optuna.Study, number: int, epoch: int, value: f
     """The reason of a stop, with the figure that the trial fell short of."""
     others = [t for t in study.get_trials(deepcopy=False) if t.number != number and epoch in t.intermediate_values]
     match name:
-        case "asha":
-            reached = sorted([value, *(t.intermediate_values[epoch] for t in others)], reverse=True)
-            bar = reached[max(1, len(reached) // REDUCTION) - 1]
-            return f"epoch {epoch}: {value:.4f} is below the rung's best third, {bar:.4f}"
         case "median":
             complete = [t.intermediate_values[epoch] for t in others if t.state is TrialState.COMPLETE]
             middle = statistics.median(complete) if complete else math.nan

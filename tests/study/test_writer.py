@@ -198,11 +198,11 @@ def test_a_configs_own_epochs_are_fewer_than_the_studys_never_more_and_its_last_
         SETTINGS, space_table=fixed.table(), space_fingerprint=fixed.fingerprint, sampler="grid", pruner="asha"
     )
     writer = opened(settings)
-    for expected, value in ((3, 0.9), (1, 0.5)):
+    for expected, value, action, state in ((3, 0.9, "pause", State.PAUSED), (1, 0.5, "go", State.COMPLETE)):
         asked = writer.ask()
         assert asked is not None and asked.epochs == expected
-        assert writer.observe(report(asked.number, 1, value)).action == "go"
-        assert writer.tell(Outcome(asked.number, Ending.DONE)).state is State.COMPLETE
+        assert writer.observe(report(asked.number, 1, value)).action == action
+        assert writer.tell(Outcome(asked.number, Ending.DONE)).state is state
     writer.close()
 
 
