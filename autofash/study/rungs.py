@@ -8,28 +8,24 @@ the search has spent so far waits. Optuna's SuccessiveHalvingPruner only stops t
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from autofash.records import EpochReport
+from optuna.trial import FrozenTrial, TrialState
+
+from autofash.records import EpochReport, Verdict
+from autofash.study.underway import Underway
 
 REDUCTION = 3  # of a rung's trials one in three goes on
 EARLY = 0  # the rung of the early look, within the first epoch
 EARLY_IMAGES = 8192  # training images before it
 FIRST_SHARE = 0.1  # of what was spent so far: the most that a first rung may cost
 FREE_SECONDS = 10.0  # that a first rung may always take
-WORK_SECONDS = 5e-10  # of training for a multiply-add of the forward pass, before any was measured
+WORK_SECONDS = 1e-10  # of training for a multiply-add of the forward pass, before any was measured
 TRACING_SECONDS = 1.5  # before a model's first step
+MOST_PUT_OFF = 4  # dear trials, before the cheapest of them is run all the same
+MOST_PAUSED = 64  # trials at a rung, with their checkpoints
 LEADERS = 3  # trials that are trained to the end, however few the rungs would let through
-
-
-@dataclass(frozen=True, slots=True)
-class Paused:
-    """A trial that waits to be continued."""
-
-    number: int
-    rung: int | None  # where it waits; None: before its first
-    seconds: float  # that its first rung takes, as far as is known
 
 
 class Rungs:
@@ -62,7 +58,7 @@ class Rungs:
         values = self._values[rung]
         return sum(value > values[trial] for value in values.values()) >= max(target // self._reduction, LEADERS)
 
-    def next(self, paused: Mapping[int, Paused]) -> int | None:
+    def next(self, paused: Mapping[int, Underway]) -> int | None:
         """The paused trial that has earned to be continued: of the highest rung, the best there; None where none has."""
         for rung in reversed(self.at):
             best = self._best(rung)
@@ -71,7 +67,7 @@ class Rungs:
                 return max(earned, key=lambda number: (self._values[rung][number], -number))
         return None
 
-    def leader(self, paused: Mapping[int, Paused]) -> int | None:
+    def leader(self, paused: Mapping[int, Underway]) -> int | None:
         """The paused trial that has come furthest, and is the best there."""
         stands = [
             (trial.rung, self._values[trial.rung][n], -n) for n, trial in paused.items() if trial.rung in self._values
@@ -86,17 +82,6 @@ class Rungs:
         values = self._values[rung]
         ranked = sorted(values, key=lambda number: (-values[number], number))
         return set(ranked[: len(ranked) // self._reduction])
-
-
-def rungs_of(epochs: int, *, early: bool) -> list[int]:
-    """Where trials of so many epochs are compared: at the early look, and after 1, 3, 9 … epochs."""
-    ends = [REDUCTION**power for power in range(20) if REDUCTION**power < epochs]
-    return [EARLY, *ends] if early else ends
-
-
-def early_images(train: int) -> int:
-    """Training images before the early look, of this many in an epoch; 0 where an epoch is too short for one."""
-    return EARLY_IMAGES if train >= 3 * EARLY_IMAGES else 0
 
 
 class Costs:
@@ -126,3 +111,80 @@ class Costs:
     def affordable(self, seconds: float) -> bool:
         """Whether a first rung of so many seconds is at most a tenth of what was spent so far."""
         return seconds <= max(FREE_SECONDS, FIRST_SHARE * self.spent)
+
+
+class RungPruning:
+    """Successive halving over rungs, with pauses."""
+
+    def __init__(self, epochs: int, images: int) -> None:
+        """epochs: most of a trial. images: in an epoch."""
+        self.early = early_images(images)
+        self._rungs = Rungs(rungs_of(epochs, early=self.early > 0))
+        self._costs = Costs(self.early or images)
+
+    def recall(self, trial: FrozenTrial, reports: Sequence[EpochReport]) -> None:
+        """Take in what a trial had at its rungs, and what it cost."""
+        if trial.state is not TrialState.FAIL:
+            for epoch, value in trial.intermediate_values.items():
+                self._rungs.reach(trial.number, epoch, value)
+        self._costs.spend(float(trial.user_attrs.get("seconds", 0.0)))
+        self._costs.learn(trial.user_attrs.get("work"), reports)
+
+    def puts_off(self, trial: Underway) -> str:
+        """A sampled config whose first rung costs more than its share waits; a starter is known to be worth it."""
+        seconds = self._costs.first_rung(trial.work)
+        if trial.waited or trial.origin != "sampled" or self._costs.affordable(seconds):
+            return ""
+        return f"put off: its first rung would take {seconds:.0f} s"
+
+    def verdict(self, trial: Underway, report: EpochReport, target: int) -> Verdict:
+        """At a rung the best third goes on, the others pause; who could never be among them is stopped."""
+        number, epoch = report.trial, report.epoch
+        self._rungs.reach(number, epoch, report.objective)
+        if epoch >= trial.epochs or trial.leads or self._rungs.goes_on(number, epoch):
+            return Verdict.go()
+        why = self._rungs.why(number, epoch)
+        return Verdict.stop(why) if self._rungs.hopeless(number, epoch, target) else Verdict.pause(why)
+
+    def ended(self, trial: Underway, seconds: float) -> None:
+        """Take in what a trial's process cost."""
+        self._costs.spend(seconds)
+        if not trial.waited:
+            self._costs.learn(trial.work, trial.reports)
+
+    def due(
+        self, paused: Mapping[int, Underway], *, complete: int, running: Iterable[Underway], last: bool
+    ) -> int | None:
+        """Whoever has earned it at a rung; else a trial that was put off and can be afforded; at the last, the leaders."""
+        earned = self._rungs.next(paused)
+        if earned is not None:
+            return earned
+        put_off = {n: self._costs.first_rung(trial.work) for n, trial in paused.items() if trial.rung is None}
+        if put_off:
+            cheapest = min(put_off, key=lambda number: (put_off[number], number))
+            if last or len(put_off) > MOST_PUT_OFF or self._costs.affordable(put_off[cheapest]):
+                return cheapest
+        if not last or complete + sum(trial.leads for trial in running) >= LEADERS:
+            return None
+        leader = self._rungs.leader(paused)
+        if leader is not None:
+            paused[leader].leads = True
+        return leader
+
+    def surplus(self, paused: Mapping[int, Underway]) -> int | None:
+        """The last of a rung where more are paused than could ever be wanted."""
+        for rung, count in Counter(trial.rung for trial in paused.values()).items():
+            if rung is not None and count > MOST_PAUSED:
+                return self._rungs.last((n for n, trial in paused.items() if trial.rung == rung), rung)
+        return None
+
+
+def rungs_of(epochs: int, *, early: bool) -> list[int]:
+    """Where trials of so many epochs are compared: at the early look, and after 1, 3, 9 … epochs."""
+    ends = [REDUCTION**power for power in range(20) if REDUCTION**power < epochs]
+    return [EARLY, *ends] if early else ends
+
+
+def early_images(train: int) -> int:
+    """Training images before the early look, of this many in an epoch; 0 where an epoch is too short for one."""
+    return EARLY_IMAGES if train >= 3 * EARLY_IMAGES else 0

@@ -7,7 +7,7 @@ import math
 import random
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,16 +42,14 @@ from autofash.study.ledger import (
     reports_of,
 )
 from autofash.study.lock import StudyLock
-from autofash.study.pruners import ASHA, check_pruner, make_pruner, why_pruned
-from autofash.study.rungs import LEADERS, Costs, Paused, Rungs, early_images, rungs_of
+from autofash.study.pruners import check_pruner, make_pruning
 from autofash.study.samplers import PausedAsPruned, check_sampler, key_of, make_sampler, suggest, untried
+from autofash.study.underway import Underway
 
 ATTEMPTS = 2  # of a trial whose own process dies
 MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
 PATIENCE = 3  # with a sampler's duplicates, before a config that is left is taken instead
 COUNTABLE = 10_000  # configs
-MOST_DEFERRED = 4  # dear trials that wait for their first rung, before the cheapest of them is run all the same
-MOST_PAUSED = 64  # trials at a rung, with their checkpoints, before the last of them is pruned
 QUEUE = "queue"  # the sampler of a study that runs what it is given, and nothing else
 FIXED_SETTINGS = ("data_fingerprint", "space_fingerprint", "objective", "epochs", "seed", "validation")
 
@@ -67,23 +65,6 @@ class Asked:
     origin: str
     early: int  # training images before its early look; 0 for none
     reports: tuple[EpochReport, ...]  # what it said before it paused
-
-
-@dataclass(slots=True)
-class _Open:
-    trial: optuna.Trial
-    config: Config
-    epochs: int
-    seed: int
-    origin: str
-    reports: list[EpochReport] = field(default_factory=list)
-    stopped: str = ""  # why it was told to stop
-    pausing: str = ""  # why it was told to pause
-    rung: int | None = None  # where it paused last; None: at none yet
-    waited: bool = False  # it paused at a rung, or was put off before its first
-    leads: bool = False  # it is trained to its end, whatever the rungs say
-    seconds: float = 0.0  # of its processes that have ended
-    work: float | None = None  # of one image's forward pass, multiply-adds
 
 
 class StudyWriter:
@@ -124,13 +105,9 @@ class StudyWriter:
                     self._study.set_user_attr("target", target)
                 self._settings = settings
                 self._space: Space = self.read.space
-                self._open: dict[int, _Open] = {}
-                self._paused: dict[int, _Open] = {}
-                self._early = early_images(images) if settings.pruner == ASHA else 0
-                self._rungs = (
-                    Rungs(rungs_of(settings.epochs, early=self._early > 0)) if settings.pruner == ASHA else None
-                )
-                self._costs = Costs(self._early or images)
+                self._open: dict[int, Underway] = {}
+                self._paused: dict[int, Underway] = {}
+                self._pruning = make_pruning(settings.pruner, self._study, settings.epochs, images)
                 self._exhausted = False
                 self._finished: dict[str, int] = {}
                 self._few = self._space.few_configs(COUNTABLE)
@@ -181,16 +158,11 @@ class StudyWriter:
             return self._continued(due) if due is not None else None
 
     def built(self, said: ModelBuilt) -> Verdict:
-        """Note how dear a trial is, and put it off where its first rung would eat more than its share of the search."""
+        """Note how dear a trial is, and put it off where it would cost more than its share before it could be judged."""
         running = self._open[said.trial]
         running.work = said.work
-        if self._rungs is None or running.waited or running.origin != "sampled":
-            return Verdict.go()
-        seconds = self._costs.first_rung(said.work)
-        if self._costs.affordable(seconds):
-            return Verdict.go()
-        running.pausing = f"put off: its first rung would take {seconds:.0f} s"
-        return Verdict.pause(running.pausing)
+        running.pausing = self._pruning.puts_off(running)
+        return Verdict.pause(running.pausing) if running.pausing else Verdict.go()
 
     def observe(self, report: EpochReport) -> Verdict:
         """Note a report and say whether its trial goes on. A report that is not finite stops it."""
@@ -204,7 +176,7 @@ class StudyWriter:
         with ledger_errors(self.read.storage):
             if report.epoch not in _frozen(self._study, report.trial).intermediate_values:
                 running.trial.report(report.objective, report.epoch)
-            verdict = self._verdict(running, report)
+            verdict = self._pruning.verdict(running, report, self.target)
             if verdict.action is Action.PAUSE:
                 running.pausing, running.rung = verdict.why, report.epoch
                 self._note_pause(running, running.seconds + report.seconds, runs=True)
@@ -212,35 +184,20 @@ class StudyWriter:
                 running.stopped = verdict.why
         return verdict
 
-    def _verdict(self, running: _Open, report: EpochReport) -> Verdict:
-        trial, epoch = report.trial, report.epoch
-        if self._rungs is not None:
-            self._rungs.reach(trial, epoch, report.objective)
-            if epoch >= running.epochs or running.leads or self._rungs.goes_on(trial, epoch):
-                return Verdict.go()
-            why = self._rungs.why(trial, epoch)
-            return Verdict.stop(why) if self._rungs.hopeless(trial, epoch, self.target) else Verdict.pause(why)
-        self._study.pruner = make_pruner(self._settings.pruner, self._settings.epochs)
-        if epoch < running.epochs and running.trial.should_prune():
-            return Verdict.stop(why_pruned(self._settings.pruner, self._study, trial, epoch, report.objective))
-        return Verdict.go()
-
     def tell(self, outcome: Outcome) -> TrialRecord:
         """Write into the ledger how a trial's process ended, and queue it again where that is due."""
         if outcome.ending is Ending.LOST:
             return self.requeue(outcome.trial, outcome.reason, outcome.seconds)
         running = self._open.pop(outcome.trial)
-        finite = [r.objective for r in running.reports if math.isfinite(r.objective)]
-        self._costs.spend(outcome.seconds)
-        self._costs.learn(running.work, running.reports)
+        self._pruning.ended(running, outcome.seconds)
         state, why = TrialState.COMPLETE, ""
         if outcome.ending is not Ending.DONE:
             state, why = TrialState.FAIL, outcome.reason
         elif running.pausing:
             return self._pause(running, outcome.seconds)
-        elif len(finite) < len(running.reports) or not finite:
+        elif not running.whole or any(not math.isfinite(report.objective) for report in running.reports):
             state, why = TrialState.FAIL, running.stopped or "it ended without a report"
-        elif running.stopped:
+        if running.stopped and outcome.ending is Ending.DONE and state is TrialState.COMPLETE:
             state, why = TrialState.PRUNED, running.stopped
         running.seconds += outcome.seconds
         with ledger_errors(self.read.storage):
@@ -255,7 +212,7 @@ class StudyWriter:
     def requeue(self, number: int, why: str, seconds: float = 0.0) -> TrialRecord:
         """End a running trial's attempt through no fault of its own: it is paused where it paused before, or queued again."""
         running = self._open.pop(number)
-        if running.waited:
+        if running.waited or running.pausing:
             return self._pause(running, 0.0)
         running.seconds += seconds
         with ledger_errors(self.read.storage):
@@ -268,9 +225,7 @@ class StudyWriter:
         with ledger_errors(self.read.storage):
             for number in sorted(self._paused):
                 running = self._paused.pop(number)
-                records.append(
-                    self._close(running, TrialState.PRUNED, str(running.trial.user_attrs["paused"]["why"]), {})
-                )
+                records.append(self._close(running, TrialState.PRUNED, running.pausing, {}))
         return records
 
     def queue(self, runs: Sequence[Rerun]) -> None:
@@ -311,11 +266,7 @@ class StudyWriter:
             record = self.read.record(trial)
             if record.finished:
                 self._finished[key_of(record.config)] = record.number
-            if self._rungs is not None and trial.state is not TrialState.FAIL:
-                for epoch, value in trial.intermediate_values.items():
-                    self._rungs.reach(trial.number, epoch, value)
-            self._costs.spend(record.seconds)
-            self._costs.learn(trial.user_attrs.get("work"), reports_of(trial))
+            self._pruning.recall(trial, reports_of(trial))
 
     def _begun(self, suggested: optuna.Trial, config: Config) -> Asked:
         trial = optuna.Trial(self._study, suggested._trial_id)  # of the study as it is, not as its sampler saw it
@@ -324,18 +275,18 @@ class StudyWriter:
         if "seed" not in noted:
             trial.set_user_attr("seed", seed)
         epochs = epochs_of(config, self._settings.epochs)
-        running = _Open(trial, config, epochs, seed, str(noted.get("origin", "sampled")))
+        running = Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")))
         self._open[trial.number] = running
         return self._asked(running)
 
-    def _asked(self, running: _Open) -> Asked:
+    def _asked(self, running: Underway) -> Asked:
         return Asked(
             number=running.trial.number,
             config=running.config,
             seed=running.seed,
             epochs=running.epochs,
             origin=running.origin,
-            early=self._early,
+            early=self._pruning.early,
             reports=tuple(running.reports),
         )
 
@@ -343,29 +294,10 @@ class StudyWriter:
         """The paused trial that is to be continued now."""
         if not self._paused:
             return None
-        if self._rungs is None:
-            return min(self._paused)  # this search's pruner pauses none
-        waiting = {
-            number: Paused(number, found.rung, self._costs.first_rung(found.work))
-            for number, found in self._paused.items()
-        }
-        earned = self._rungs.next(waiting)
-        if earned is not None:
-            return earned
-        done = self._nothing_to_begin()
-        deferred = [found for found in waiting.values() if found.rung is None]
-        if deferred:
-            cheapest = min(deferred, key=lambda found: (found.seconds, found.number))
-            if done or len(deferred) > MOST_DEFERRED or self._costs.affordable(cheapest.seconds):
-                return cheapest.number
-        leading = sum(running.leads for running in self._open.values())
         complete = len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-        if done and complete + leading < LEADERS:
-            leader = self._rungs.leader(waiting)
-            if leader is not None:
-                self._paused[leader].leads = True
-            return leader
-        return None
+        return self._pruning.due(
+            self._paused, complete=complete, running=self._open.values(), last=self._nothing_to_begin()
+        )
 
     def _continued(self, number: int) -> Asked:
         running = self._paused.pop(number)
@@ -374,7 +306,7 @@ class StudyWriter:
         self._open[number] = running
         return self._asked(running)
 
-    def _pause(self, running: _Open, seconds: float) -> TrialRecord:
+    def _pause(self, running: Underway, seconds: float) -> TrialRecord:
         """Keep a trial whose process has ended for a continuation."""
         running.seconds += seconds
         running.waited, running.pausing = True, running.pausing or "interrupted"
@@ -382,13 +314,12 @@ class StudyWriter:
         with ledger_errors(self.read.storage):
             self._note_pause(running, running.seconds)
             self._paused[number] = running
-            beside = [n for n, other in self._paused.items() if other.rung == running.rung]
-            if self._rungs is not None and running.rung is not None and len(beside) > MOST_PAUSED:
-                last = self._rungs.last(beside, running.rung)
-                self._close(self._paused.pop(last), TrialState.PRUNED, "too many are ahead of it at its rung", {})
+            surplus = self._pruning.surplus(self._paused)
+            if surplus is not None:
+                self._close(self._paused.pop(surplus), TrialState.PRUNED, "too many are ahead of it at its rung", {})
         return self._read(number)
 
-    def _note_pause(self, running: _Open, seconds: float, *, runs: bool = False) -> None:
+    def _note_pause(self, running: Underway, seconds: float, *, runs: bool = False) -> None:
         """Note where a trial pauses, before it is told to: whoever opens the ledger then knows that there is a checkpoint."""
         running.trial.set_user_attr("reports", as_json([asdict(report) for report in running.reports]))
         noted = {"rung": running.rung, "why": running.pausing, "seconds": seconds, "work": running.work, "runs": runs}
@@ -437,14 +368,12 @@ class StudyWriter:
             self._study.enqueue_trial(dict(params), user_attrs={"queued": dict(params)})
         return bool(left)
 
-    def _close(self, running: _Open, state: TrialState, why: str, details: Mapping[str, Any]) -> TrialRecord:
+    def _close(self, running: Underway, state: TrialState, why: str, details: Mapping[str, Any]) -> TrialRecord:
         """End a trial for good. A failed one keeps no value: what it had is in its reports."""
         number = running.trial.number
-        finite = [report for report in running.reports if math.isfinite(report.objective)]
-        whole = [report.objective for report in finite if report.epoch]
         # Attributes first: a finished trial's cannot be changed any more.
         noted = {
-            "reports": [asdict(report) for report in finite],
+            "reports": [asdict(report) for report in running.reports if math.isfinite(report.objective)],
             "seconds": running.seconds,
             "why": why,
             "work": running.work,
@@ -453,7 +382,7 @@ class StudyWriter:
         for key, fact in noted.items():
             if fact not in ("", None):
                 running.trial.set_user_attr(key, as_json(fact))
-        self._study.tell(running.trial, max(whole) if state is TrialState.COMPLETE else None, state)
+        self._study.tell(running.trial, max(running.whole) if state is TrialState.COMPLETE else None, state)
         self._study.set_user_attr("updated", _now())
         self._exhausted = self._exhausted and state is not TrialState.FAIL  # its retry may be queued
         shutil.rmtree(self.checkpoint(number), ignore_errors=True)
@@ -515,10 +444,10 @@ class StudyWriter:
             handle.set_user_attr("why", "the search was killed")
             self._study.tell(handle, state=TrialState.FAIL)
 
-    def _left_paused(self, handle: optuna.Trial, trial: FrozenTrial) -> _Open:
+    def _left_paused(self, handle: optuna.Trial, trial: FrozenTrial) -> Underway:
         """A trial as an earlier writer paused it, or continued it and died. Where no checkpoint is, it trains anew by itself."""
         noted, record = trial.user_attrs["paused"], self.read.record(trial)
-        return _Open(
+        return Underway(
             handle,
             record.config,
             epochs_of(record.config, self._settings.epochs),

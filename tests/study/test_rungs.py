@@ -1,15 +1,18 @@
 """Who goes on, who pauses, who is continued, and who is put off."""
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autofash.records import EpochReport
-from autofash.study.rungs import EARLY, EARLY_IMAGES, Costs, Paused, Rungs, early_images, rungs_of
+from autofash.study.rungs import EARLY, EARLY_IMAGES, Costs, Rungs, early_images, rungs_of
+from autofash.study.underway import Underway
 
 
-def waiting(*stands: tuple[int, int | None]) -> dict[int, Paused]:
-    return {number: Paused(number, rung, 1.0) for number, rung in stands}
+def waiting(*stands: tuple[int, int | None]) -> dict[int, Underway]:
+    study = optuna.create_study()
+    return {number: Underway(study.ask(), {}, 9, 0, "sampled", rung=rung) for number, rung in stands}
 
 
 def test_rungs_are_powers_of_three_below_the_last_epoch_after_an_early_look() -> None:

@@ -1,0 +1,34 @@
+"""A trial that has begun and not ended: it runs, or it is paused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import optuna
+
+from autofash.records import Config, EpochReport
+
+
+@dataclass(slots=True)
+class Underway:
+    """What the writer, and whoever decides about the trial, know of it."""
+
+    trial: optuna.Trial
+    config: Config
+    epochs: int  # most that it trains
+    seed: int
+    origin: str
+    reports: list[EpochReport] = field(default_factory=list)  # the early look's included
+    stopped: str = ""  # why it was told to stop
+    pausing: str = ""  # why it was told to pause, or is paused
+    rung: int | None = None  # where it paused last; None: at none yet
+    waited: bool = False  # it paused at a rung, or was put off before its first
+    leads: bool = False  # it is trained to its end, whatever its rungs say
+    seconds: float = 0.0  # of its processes that have ended
+    work: float | None = None  # of one image's forward pass, multiply-adds
+
+    @property
+    def whole(self) -> list[float]:
+        """The objective after each whole epoch, as far as it is a number."""
+        return [said.objective for said in self.reports if said.epoch and math.isfinite(said.objective)]
