@@ -160,6 +160,7 @@ class TrialRecord:
     seed: int
     origin: str  # "starter NAME", "retry of N", "trial N, seed K" of a confirmation, or "sampled"
     ended: datetime | None = None  # wall clock; None while it runs or waits
+    early: EpochReport | None = None  # its early look, where it had one
 
     @property
     def finished(self) -> bool:

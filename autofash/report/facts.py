@@ -75,7 +75,7 @@ class Line:
 class PrunedAt:
     """What was stopped after an epoch."""
 
-    epoch: int
+    epoch: int  # 0: within the first, at the early look or before
     trials: int
     why: str  # of the last of them
 
@@ -328,18 +328,19 @@ def _pruned_at(trials: Sequence[TrialRecord]) -> tuple[PrunedAt, ...]:
         if record.state is State.PRUNED:
             stopped.setdefault(len(record.curve), []).append(record)
     return tuple(
-        PrunedAt(epoch, len(records), records[-1].why.removeprefix(f"epoch {epoch}: "))
+        PrunedAt(epoch, len(records), records[-1].why.partition(": ")[2] or records[-1].why)
         for epoch, records in sorted(stopped.items())
     )
 
 
 def _cost(study: Study, trials: Sequence[TrialRecord], model: Tested | None) -> Cost:
     saved_seconds, saved_epochs, share = 0.0, 0, _later_pace(trials)
+    images = next((int(run["train_images"]) for run in reversed(study.runs) if "train_images" in run), 0)
     for record in trials:
-        if record.state is State.PRUNED and record.reports:
+        if record.state is State.PRUNED and (record.reports or record.early):
             left = max(0, epochs_of(record.config, study.settings.epochs) - len(record.reports))
             saved_epochs += left
-            saved_seconds += left * (_pace(record) or share * record.reports[0].seconds)
+            saved_seconds += left * (_pace(record, images) or share * record.reports[0].seconds)
     joules = [float(run["energy_joules"]) for run in study.runs if run.get("energy_joules") is not None]
     return Cost(
         trial_seconds=sum(record.seconds for record in trials),
@@ -352,8 +353,13 @@ def _cost(study: Study, trials: Sequence[TrialRecord], model: Tested | None) -> 
     )
 
 
-def _pace(record: TrialRecord) -> float | None:
-    """Seconds an epoch after the first, which alone pays for the model's compilation; None where there is no second."""
+def _pace(record: TrialRecord, images: int = 0) -> float | None:
+    """Seconds an epoch after the first, which alone pays for the model's compilation; None where there is no second.
+
+    images: in an epoch, for one that was stopped at its early look: it pays for the compilation too.
+    """
+    if not record.reports and record.early:
+        return record.early.seconds * images / record.early.images
     first, *later = record.reports
     return (later[-1].seconds - first.seconds) / len(later) if later else None
 

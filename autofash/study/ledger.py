@@ -208,7 +208,7 @@ class Study:
 
     def record(self, trial: FrozenTrial) -> TrialRecord:
         """An Optuna trial in our terms."""
-        noted = trial.user_attrs
+        noted, said = trial.user_attrs, reports_of(trial)
         looks = trial.intermediate_values
         curve = {epoch: value for epoch, value in looks.items() if epoch != EARLY}
         best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
@@ -221,12 +221,13 @@ class Study:
             value=curve[best] if best is not None else looks.get(EARLY),
             best_epoch=best,
             curve=tuple(curve[epoch] for epoch in sorted(curve)),
-            reports=tuple(report for report in reports_of(trial) if report.epoch != EARLY),
+            reports=tuple(report for report in said if report.epoch != EARLY),
             seconds=float(noted.get("seconds", pause.get("seconds", 0.0))),
             why=str(noted.get("why", pause["why"] if paused else "")),
             seed=int(noted.get("seed", 0)),
             origin=str(noted.get("origin", "sampled")),
             ended=trial.datetime_complete.astimezone() if trial.datetime_complete else None,
+            early=next((report for report in said if report.epoch == EARLY), None),
         )
 
     def config_of(self, trial: FrozenTrial) -> Config:
