@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRIALS ?= 50
 
-.PHONY: setup search test lint format overhead pruners prediction clean
+.PHONY: setup search test lint format overhead pruners prediction throughput clean
 
 setup: $(VENV)/.ready
 
@@ -41,6 +41,9 @@ overhead: setup
 
 pruners: setup
 	$(BIN)/python benchmarks/pruners.py
+
+throughput: setup
+	$(BIN)/python benchmarks/throughput.py
 
 prediction: setup
 	$(BIN)/python benchmarks/prediction.py

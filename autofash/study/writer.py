@@ -436,7 +436,9 @@ class StudyWriter:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             handle = optuna.Trial(self._study, trial._trial_id)
             if "paused" in trial.user_attrs:
-                self._paused[trial.number] = self._left_paused(handle, trial)
+                self._paused[trial.number] = found = self._left_paused(handle, trial)
+                if trial.user_attrs["paused"]["runs"]:
+                    self._note_pause(found, found.seconds)
                 continue
             if trial.params or noted_config(trial):
                 # First, so that a crash here loses nothing.
