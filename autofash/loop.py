@@ -183,6 +183,7 @@ class _Search:
         )
         self._finished = writer.finished()
         self._began = time.monotonic()
+        writer.ends_at = self._began + request.budget_seconds if request.budget_seconds is not None else None
 
     def run(self, executor: Executor | None) -> None:
         trials = self._writer.trials()

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from autofash.records import EpochReport, Verdict
-from autofash.study.underway import Underway
+from autofash.study.underway import Standing, Underway
 
 REDUCTION = 3  # of a rung's trials one in three goes on
 EARLY = 0  # the rung of the early look, within the first epoch
@@ -25,6 +25,7 @@ WORK_SECONDS = 1e-10  # of training for a multiply-add of the forward pass, befo
 TRACING_SECONDS = 1.5  # before a model's first step
 MOST_PUT_OFF = 4  # dear trials, before the cheapest of them is run all the same
 MOST_PAUSED = 64  # trials at a rung, with their checkpoints
+HASTE = 1.5  # times what the leader has left to train: with less of a budget left, it is trained to the end
 LEADERS = 3  # trials that are trained to the end, however few the rungs would let through
 
 
@@ -121,6 +122,7 @@ class RungPruning:
         self.early = early_images(images)
         self._rungs = Rungs(rungs_of(epochs, early=self.early > 0))
         self._costs = Costs(self.early or images)
+        self._images = images
 
     def recall(self, trial: FrozenTrial, reports: Sequence[EpochReport]) -> None:
         """Take in what a trial had at its rungs, and what it cost."""
@@ -137,14 +139,19 @@ class RungPruning:
             return ""
         return f"put off: its first rung would take {seconds:.0f} s"
 
-    def verdict(self, trial: Underway, report: EpochReport, target: int) -> Verdict:
+    def verdict(self, trial: Underway, report: EpochReport, standing: Standing) -> Verdict:
         """At a rung the best third goes on, the others pause; who could never be among them is stopped."""
         number, epoch = report.trial, report.epoch
         self._rungs.reach(number, epoch, report.objective)
+        if epoch in self._rungs.at:
+            trial.rung = epoch
         if epoch >= trial.epochs or trial.leads or self._rungs.goes_on(number, epoch):
             return Verdict.go()
+        if self._must_lead({**standing.paused, number: trial}, standing) == number:
+            trial.leads = True
+            return Verdict.go()
         why = self._rungs.why(number, epoch)
-        return Verdict.stop(why) if self._rungs.hopeless(number, epoch, target) else Verdict.pause(why)
+        return Verdict.stop(why) if self._rungs.hopeless(number, epoch, standing.target) else Verdict.pause(why)
 
     def ended(self, trial: Underway, seconds: float) -> None:
         """Take in what a trial's process cost."""
@@ -152,31 +159,43 @@ class RungPruning:
         if not trial.waited:
             self._costs.learn(trial.work, trial.reports)
 
-    def due(
-        self, paused: Mapping[int, Underway], *, complete: int, running: Iterable[Underway], last: bool
-    ) -> int | None:
+    def due(self, standing: Standing) -> int | None:
         """Whoever has earned it at a rung; else a trial that was put off and can be afforded; at the last, the leaders."""
-        earned = self._rungs.next(paused)
-        if earned is not None:
-            return earned
+        paused = standing.paused
+        leader = self._must_lead(paused, standing)
+        earned = leader if leader is not None else self._rungs.next(paused)
         put_off = {n: self._costs.first_rung(trial.work) for n, trial in paused.items() if trial.rung is None}
-        if put_off:
+        if earned is None and put_off:
             cheapest = min(put_off, key=lambda number: (put_off[number], number))
-            if last or len(put_off) > MOST_PUT_OFF or self._costs.affordable(put_off[cheapest]):
+            if standing.all_begun or len(put_off) > MOST_PUT_OFF or self._costs.affordable(put_off[cheapest]):
                 return cheapest
-        if not last or complete + sum(trial.leads for trial in running) >= LEADERS:
-            return None
-        leader = self._rungs.leader(paused)
+        leading = sum(trial.leads for trial in standing.running.values())
+        if earned is None and standing.all_begun and standing.complete + leading < LEADERS:
+            earned = leader = self._rungs.leader(paused)
         if leader is not None:
             paused[leader].leads = True
-        return leader
+        return earned
 
-    def surplus(self, paused: Mapping[int, Underway]) -> int | None:
+    def _must_lead(self, trials: Mapping[int, Underway], standing: Standing) -> int | None:
+        """The leader, where a budget would end with nothing complete unless it is now trained to the end."""
+        left = standing.seconds_left
+        if left is None or standing.complete or any(trial.leads for trial in standing.running.values()):
+            return None
+        leader = self._rungs.leader(trials)
+        return leader if leader is not None and HASTE * seconds_to_end(trials[leader], self._images) >= left else None
+
+    def surplus(self, standing: Standing) -> int | None:
         """The last of a rung where more are paused than could ever be wanted."""
-        for rung, count in Counter(trial.rung for trial in paused.values()).items():
+        for rung, count in Counter(trial.rung for trial in standing.paused.values()).items():
             if rung is not None and count > MOST_PAUSED:
-                return self._rungs.last((n for n, trial in paused.items() if trial.rung == rung), rung)
+                return self._rungs.last((n for n, trial in standing.paused.items() if trial.rung == rung), rung)
         return None
+
+
+def seconds_to_end(trial: Underway, images: int) -> float:
+    """What is left to train of a trial that has reported, at its own pace; images: in an epoch."""
+    said = trial.reports[-1]
+    return said.seconds * (trial.epochs * images / said.images - 1)
 
 
 def rungs_of(epochs: int, *, early: bool) -> list[int]:

@@ -1,8 +1,9 @@
-"""A trial that has begun and not ended: it runs, or it is paused."""
+"""Trials that have begun and not ended, and how their study stands."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import optuna
@@ -32,3 +33,15 @@ class Underway:
     def whole(self) -> list[float]:
         """The objective after each whole epoch, as far as it is a number."""
         return [said.objective for said in self.reports if said.epoch and math.isfinite(said.objective)]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a study stands when something is to be decided."""
+
+    target: int  # trials in all
+    complete: int  # trials that were trained to the end
+    running: Mapping[int, Underway]
+    paused: Mapping[int, Underway]
+    all_begun: bool  # no further trial will begin
+    seconds_left: float | None  # of the search; None where it has no budget

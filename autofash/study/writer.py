@@ -6,6 +6,7 @@ import hashlib
 import math
 import random
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
@@ -44,7 +45,7 @@ from autofash.study.ledger import (
 from autofash.study.lock import StudyLock
 from autofash.study.pruners import check_pruner, make_pruning
 from autofash.study.samplers import PausedAsPruned, check_sampler, key_of, make_sampler, suggest, untried
-from autofash.study.underway import Underway
+from autofash.study.underway import Standing, Underway
 
 ATTEMPTS = 2  # of a trial whose own process dies
 MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
@@ -109,6 +110,7 @@ class StudyWriter:
                 self._paused: dict[int, Underway] = {}
                 self._pruning = make_pruning(settings.pruner, self._study, settings.epochs, images)
                 self._exhausted = False
+                self.ends_at: float | None = None  # monotonic: when this search's budget ends; its loop knows
                 self._finished: dict[str, int] = {}
                 self._few = self._space.few_configs(COUNTABLE)
                 self._sweep()
@@ -176,9 +178,9 @@ class StudyWriter:
         with ledger_errors(self.read.storage):
             if report.epoch not in _frozen(self._study, report.trial).intermediate_values:
                 running.trial.report(report.objective, report.epoch)
-            verdict = self._pruning.verdict(running, report, self.target)
+            verdict = self._pruning.verdict(running, report, self._standing())
             if verdict.action is Action.PAUSE:
-                running.pausing, running.rung = verdict.why, report.epoch
+                running.pausing = verdict.why
                 self._note_pause(running, running.seconds + report.seconds, runs=True)
             elif verdict.action is Action.STOP:
                 running.stopped = verdict.why
@@ -294,9 +296,16 @@ class StudyWriter:
         """The paused trial that is to be continued now."""
         if not self._paused:
             return None
-        complete = len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-        return self._pruning.due(
-            self._paused, complete=complete, running=self._open.values(), last=self._nothing_to_begin()
+        return self._pruning.due(self._standing())
+
+    def _standing(self) -> Standing:
+        return Standing(
+            target=self.target,
+            complete=len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))),
+            running=self._open,
+            paused=self._paused,
+            all_begun=self._nothing_to_begin(),
+            seconds_left=self.ends_at - time.monotonic() if self.ends_at is not None else None,
         )
 
     def _continued(self, number: int) -> Asked:
@@ -314,7 +323,7 @@ class StudyWriter:
         with ledger_errors(self.read.storage):
             self._note_pause(running, running.seconds)
             self._paused[number] = running
-            surplus = self._pruning.surplus(self._paused)
+            surplus = self._pruning.surplus(self._standing())
             if surplus is not None:
                 self._close(self._paused.pop(surplus), TrialState.PRUNED, "too many are ahead of it at its rung", {})
         return self._read(number)

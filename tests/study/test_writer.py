@@ -3,6 +3,7 @@
 import math
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -513,3 +514,27 @@ def test_at_the_end_the_leaders_are_trained_on_and_what_is_paused_is_pruned_with
     assert all(record.state is State.PRUNED and record.why.startswith("early look: ") for record in settled)
     assert all(record.early is not None and record.curve == () for record in settled)
     writer.close()
+
+
+def test_a_budget_that_would_end_with_nothing_complete_has_the_leader_trained_to_the_end() -> None:
+    writer = at_rungs()
+    first, second = begin(writer), begin(writer)
+    assert [look(writer, first, 0.9), look(writer, second, 0.7)] == ["pause", "pause"]
+    writer.ends_at = time.monotonic() + 60  # at its pace, the first has 142 s left to train
+    asked = writer.ask()
+    assert asked is not None and asked.number == first.number
+    third = begin(writer)
+    assert look(writer, third, 0.8) == "pause", "one leader is enough"
+    for epoch in range(1, 7):
+        said = EpochReport(first.number, epoch, 0.9, 0.9, 0.3, 0.9, 0.3, 50_000 * epoch, 20.0 * epoch)
+        assert writer.observe(said).action == "go"
+    assert writer.tell(Outcome(first.number, Ending.DONE)).state is State.COMPLETE
+    writer.close()
+
+
+def test_the_leader_of_a_short_budget_goes_on_without_a_pause() -> None:
+    writer = at_rungs()
+    writer.ends_at = time.monotonic() + 60
+    assert look(writer, begin(writer), 0.5) == "go"
+    writer.close()
+'''
