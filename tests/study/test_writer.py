@@ -537,4 +537,3 @@ def test_the_leader_of_a_short_budget_goes_on_without_a_pause() -> None:
     writer.ends_at = time.monotonic() + 60
     assert look(writer, begin(writer), 0.5) == "go"
     writer.close()
-'''
