@@ -40,7 +40,7 @@ from stopwatch import watch  # noqa: E402
 from autofash import data, hardware  # noqa: E402
 from autofash.request import VALIDATION  # noqa: E402
 
-MINUTES, SEEDS = 10.0, (0, 1, 2)
+MINUTES, QUICK_MINUTES, SEEDS = 10.0, 1.0, (0, 1, 2)
 SPACES = {"race": str(HERE / "race.toml"), "cnn": "cnn"}  # name → what autofash.load_space takes
 THREE_SEEDS = ("autofash", "autofash-no-starters", "optuna", "kt-hyperband")
 ONE_SEED = ("kt-bayesian", "kt-random", "autokeras")
@@ -78,15 +78,13 @@ def programme() -> list[Heat]:
 def run(heat: Heat, minutes: float, command: str) -> dict[str, Any]:
     """A heat's result, as its file holds it."""
     dataset, source, _ = data.choose(DATASET, None)
-    split = data.prepare(dataset, source, seed=heat.seed, validation=VALIDATION).folder  # made before the clock begins
+    split = Path(data.prepare(dataset, source, seed=heat.seed, validation=VALIDATION).folder)  # before the clock begins
+    task = (HERE / "peers.py", heat.contestant, SPACES[heat.space], heat.seed, source.resolve(), split.resolve())
     with tempfile.TemporaryDirectory(prefix="race-", ignore_cleanup_errors=True) as folder:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": folder}
         environment.pop("TF_ENABLE_ONEDNN_OPTS", None)  # TensorFlow's own choice, or the contestant's
         watched = watch(
-            [
-                sys.executable,
-                *map(str, (HERE / "peers.py", heat.contestant, SPACES[heat.space], heat.seed, source, split)),
-            ],
+            [sys.executable, *map(str, task)],
             cap_seconds=60 * minutes,
             target=race_report.TARGETS[-1],
             folder=Path(folder),
@@ -98,7 +96,7 @@ def run(heat: Heat, minutes: float, command: str) -> dict[str, Any]:
         "contestant": heat.contestant,
         "seed": heat.seed,
         "minutes": minutes,
-        "machine": hardware.machine(),
+        "machine": machine(),
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in PACKAGES},
         "commit": _commit(),
@@ -108,9 +106,16 @@ def run(heat: Heat, minutes: float, command: str) -> dict[str, Any]:
     }
 
 
+def machine() -> str:
+    """This machine in a few words, with the widest instructions it has: processors of one name differ by a factor there."""
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    widest = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in flags]
+    return ", ".join([hardware.machine(), *widest[:1]])
+
+
 def folder_of(results: Path, minutes: float) -> Path:
     """Where the results of this machine with this cap are: figures of two machines are never mixed."""
-    return results / re.sub(r"[^a-z0-9]+", "-", f"{hardware.machine()} {minutes:g} min".lower()).strip("-")
+    return results / re.sub(r"[^a-z0-9]+", "-", f"{machine()} {minutes:g} min".lower()).strip("-")
 
 
 def missing_packages(contestant: str) -> list[str]:
@@ -126,13 +131,12 @@ def main() -> None:
     parser.add_argument("--only", metavar="CONTESTANT", choices=[*THREE_SEEDS, *ONE_SEED], help="one contestant")
     parser.add_argument("--space", choices=list(SPACES), help="one space")
     parser.add_argument("--seed", type=int, choices=SEEDS, help="one seed")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="wall clock of each (default 10)")
-    parser.add_argument("--quick", action="store_true", help="one minute, one seed, a folder of its own")
+    parser.add_argument("--minutes", type=float, help="wall clock of each (default 10; quick: 1)")
+    parser.add_argument("--quick", action="store_true", help="one seed, a folder of its own")
     asked = parser.parse_args()
-    minutes, results, page = asked.minutes, HERE / "results" / "race", HERE / "RESULTS.md"
-    if asked.quick:
-        minutes, results = 1.0, HERE / "results" / "quick"
-        page = results / "RESULTS.md"
+    minutes = asked.minutes or (QUICK_MINUTES if asked.quick else MINUTES)
+    results = HERE / "results" / ("quick" if asked.quick else "race")
+    page = (results if asked.quick else HERE) / "RESULTS.md"
     heats = [
         heat
         for heat in programme()
@@ -179,9 +183,8 @@ def _commit() -> str:
             ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False
         ).stdout.strip()
 
-    changed = git(
-        "status", "--porcelain", "--", "autofash", "search_spaces", "benchmarks/peers.py", "benchmarks/race.toml"
-    )
+    ours = ("peers.py", "race.py", "race.toml", "stopwatch.py")
+    changed = git("status", "--porcelain", "--", "autofash", "search_spaces", *(f"benchmarks/{name}" for name in ours))
     return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 

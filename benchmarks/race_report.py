@@ -12,6 +12,7 @@ from typing import Any
 
 TARGETS = (0.90, 0.915, 0.925)  # validation accuracy; the last ends a run
 LOWEST = 0.86  # of the picture
+NOISE = 0.05  # share of the processor's time that others may take before a run is called disturbed
 NAMES = {
     "autofash": "autofash",
     "autofash-no-starters": "autofash, no starters",
@@ -67,8 +68,9 @@ def failed(result: Result) -> bool:
 def line(result: Result) -> str:
     """A run in one line."""
     times = [f"{target:.3f} {_seconds(reached(result, target), result['minutes'])}" for target in TARGETS]
-    rest = f"best {best(result):.4f}, {result['trials']} trials, {_gibibytes(result['peak_bytes'])}"
-    return f"{', '.join(times)}; {rest}; ended by {result['ended']} at {result['seconds']:.0f} s"
+    rest = f"best {_accuracy(best(result))}, trials {result['trials']}, {_gibibytes(result['peak_bytes'])}"
+    quiet = "" if result["others"] < NOISE else f"; others took {result['others']:.0%} of the machine"
+    return f"{', '.join(times)}; {rest}; ended by {result['ended']} at {result['seconds']:.0f} s{quiet}"
 
 
 def ratio(ours: Result, peer: Result, target: float) -> tuple[float, str]:
@@ -191,12 +193,13 @@ def _section(groups: Sequence[Sequence[Result]]) -> Iterator[str]:
 
 def _machine(group: Sequence[Result], *, pictured: bool) -> Iterator[str]:
     first = group[0]
-    yield f"### {first['machine']}, {first['minutes']:g} minutes each{'' if pictured else ' (not in the picture)'}\n"
+    yield f"### {first['machine']}, {first['minutes']:g} min each{'' if pictured else ' (not in the picture)'}\n"
     versions = {**first["versions"], "Python": first["python"]}
     dates = sorted({result["date"] for result in group})
     told = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    yield f"{told}.\nCommit {_listed(group, 'commit')}; {span}; command: {_listed(group, 'command', '`{}`')}.\n"
+    yield f"{told}.\nCommit {_listed(group, 'commit')}; {span}; command: {_listed(group, 'command', '`{}`')}."
+    yield f"Other programs took {max(run['others'] for run in group):.0%} of the processor's time at most.\n"
     for space, title in SPACES.items():
         runs = [run for run in _whole(group) if run["space"] == space]
         raced = {name: [run for run in runs if run["contestant"] == name] for name in NAMES}
@@ -205,8 +208,11 @@ def _machine(group: Sequence[Result], *, pictured: bool) -> Iterator[str]:
             yield from _table(raced)
             yield from _ratios(raced)
     for run in group:
+        which = f"{NAMES[run['contestant']]} on {run['space']}, seed {run['seed']}"
         if failed(run):
-            yield f"Not counted: {NAMES[run['contestant']]} on {run['space']}, seed {run['seed']}, {run['ended']}.\n"
+            yield f"Not counted: {which}, {run['ended']}.\n"
+        elif run["others"] >= NOISE:
+            yield f"Disturbed: {which}; others took {run['others']:.0%}.\n"
 
 
 def _whole(group: Sequence[Result]) -> list[Result]:
@@ -224,7 +230,7 @@ def _table(raced: dict[str, list[Result]]) -> Iterator[str]:
             cells = [_both(runs, target) for target in TARGETS]
             found = _middle(runs, best)
             trials, peak = _middle(runs, lambda run: run["trials"]), max(run["peak_bytes"] for run in runs)
-            row = [NAMES[name], str(len(runs)), *cells, f"{found:.4f}", f"{trials:g}", _gibibytes(peak)]
+            row = [NAMES[name], str(len(runs)), *cells, _accuracy(found), f"{trials:g}", _gibibytes(peak)]
             yield f"| {' | '.join(row)} |"
     yield ""
 
@@ -262,6 +268,10 @@ def _times(value: float, mark: str) -> str:
 
 def _seconds(seconds: float, minutes: float) -> str:
     return f"not in {minutes:g} min" if math.isinf(seconds) else f"at {seconds:.0f} s"
+
+
+def _accuracy(value: float) -> str:
+    return f"{value:.4f}" if value else "–"
 
 
 def _gibibytes(count: int) -> str:

@@ -29,6 +29,7 @@ class Watched:
     seconds: float = 0.0  # wall clock since its start
     cpu_seconds: float = 0.0  # of all its processes
     peak_bytes: int = 0  # memory of all its processes at once; pages that they share count once
+    others: float = 0.0  # share of the machine's CPU time that went elsewhere, 0 to 1: how much it was disturbed
     trials: int = 0  # that began
     reports: list[dict[str, Any]] = field(default_factory=list)  # seconds, cpu_seconds, trial, epoch, value
 
@@ -83,7 +84,7 @@ def watch(
     watched, trials = Watched(), set()
     lines: queue.Queue[tuple[float, str]] = queue.Queue()  # when it came, and the line; an empty one at the end
     stderr = folder / "stderr.txt"
-    began = time.monotonic()
+    began, busy = time.monotonic(), _busy_seconds()
     with stderr.open("w") as errors:
         process = psutil.Popen(
             command,
@@ -123,7 +124,10 @@ def watch(
                     stamps = {"seconds": round(seconds, 2), "cpu_seconds": round(family.cpu_seconds, 2)}
                     watched.reports.append({**stamps, **told})
                     watched.ended = "target" if told["value"] >= target else ""
+        family.sample()
         watched.seconds = round(min(time.monotonic() - began, cap_seconds), 2)
+        elsewhere = _busy_seconds() - busy - family.cpu_seconds
+        watched.others = round(max(0.0, elsewhere) / watched.seconds / (psutil.cpu_count() or 1), 3)
     finally:
         family.kill()
         listener.join(timeout=5)
@@ -149,6 +153,12 @@ def _proportional_bytes(process: psutil.Process) -> int:
         return int(getattr(told, "pss", told.rss))
     except psutil.Error:
         return 0
+
+
+def _busy_seconds() -> float:
+    """CPU time of the whole machine since its start, idling and waiting left out."""
+    told = psutil.cpu_times()
+    return float(sum(getattr(told, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal")))
 
 
 def _last_line(path: Path) -> str:

@@ -32,7 +32,16 @@ def result(seed: int, *reached: tuple[float, float], minutes: float = 10.0, **ch
     reports = [{"seconds": seconds, "cpu_seconds": 2 * seconds, "value": value} for seconds, value in reached]
     told = {"space": "race", "contestant": "autofash", "seed": seed, "minutes": minutes, "reports": reports}
     about = {"machine": "2 cores", "python": "3.11", "versions": {}, "commit": "abc", "command": "race", "date": "2026"}
-    return {**told, **about, "ended": "cap", "seconds": 60 * minutes, "trials": 3, "peak_bytes": 2**30, **changed}
+    return {
+        **told,
+        **about,
+        "ended": "cap",
+        "seconds": 60 * minutes,
+        "trials": 3,
+        "peak_bytes": 2**30,
+        "others": 0.0,
+        **changed,
+    }
 
 
 def test_a_contestant_ends_at_the_target_and_leaves_no_process(tmp_path: Path) -> None:
