@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRIALS ?= 50
 
-.PHONY: setup search test lint format overhead pruners prediction throughput clean
+.PHONY: setup search test lint format overhead pruners prediction throughput race clean
 
 setup: $(VENV)/.ready
 
@@ -47,6 +47,13 @@ throughput: setup
 
 prediction: setup
 	$(BIN)/python benchmarks/prediction.py
+
+race: $(VENV)/.race
+	$(BIN)/python benchmarks/race.py
+
+$(VENV)/.race: $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group race
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
-def write_section(title: str, lines: Sequence[str], page: Path = RESULTS) -> None:
-    """Put the lines under this title in the place of those of an earlier run, or at the page's end."""
-    name = title.lower()
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
-    head, _, rest = text.partition(begin)
-    tail = rest.partition(end)[2]
-    section = "\n".join([begin, f"## {title}", "", *lines, end])
-    page.write_text(f"{head.rstrip()}\n\n{section}\n{tail.rstrip()}\n".rstrip() + "\n", encoding="utf-8")
+def put_section(page: Path, name: str, text: str) -> None:
+    """Put a text between the page's markers of this name; at its end where there are none yet."""
+    begin, end = f"<!-- {name}: written by its program -->", f"<!-- end of {name} -->"
+    before = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
+    section = f"{begin}\n{text.strip()}\n{end}"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    after = pattern.sub(lambda _: section, before) if pattern.search(before) else f"{before.rstrip()}\n\n{section}\n"
+    page.write_text(after, encoding="utf-8")

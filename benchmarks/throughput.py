@@ -22,12 +22,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 os.environ["PYTHONPATH"] = str(ROOT)
 
 from autofash import data, hardware  # noqa: E402
 from autofash.request import VALIDATION  # noqa: E402
-from benchmarks.sections import write_section  # noqa: E402
+from sections import RESULTS, put_section  # noqa: E402
 
 ROUNDS, EPOCHS = 3, 1
 REFERENCE = {"family": "cnn", "conv_blocks": 3, "depth": 2, "width": 16, "kernel_size": 3, "head": "average"}
@@ -172,7 +172,7 @@ def main() -> None:
         f"erasing and mixup add {1000 * (augmented - plain):.2f} ms, {100 * (augmented - plain) / step:.1f} % of a step.",
     ]
     print("\n".join(lines))
-    write_section("Throughput", lines)
+    put_section(RESULTS, "throughput", "\n".join(["## Throughput", "", *lines]))
 
 
 if __name__ == "__main__":
