@@ -25,9 +25,10 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 os.environ["PYTHONPATH"] = str(ROOT)
 
+from sections import RESULTS, put_section  # noqa: E402
+
 from autofash import data, hardware  # noqa: E402
 from autofash.request import VALIDATION  # noqa: E402
-from sections import RESULTS, put_section  # noqa: E402
 
 ROUNDS, EPOCHS = 3, 1
 REFERENCE = {"family": "cnn", "conv_blocks": 3, "depth": 2, "width": 16, "kernel_size": 3, "head": "average"}
