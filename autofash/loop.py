@@ -207,7 +207,7 @@ class _Search:
         self._end(why)
         if stopped:
             self._raise_interrupted(stopped[0])
-        if not self._writer.read.leaderboard():
+        if not self._writer.read.leaderboard(1):
             top = max(set(self._failures), key=self._failures.count) if self._failures else why
             raise NoTrial(
                 f"no trial was completed: {top}",

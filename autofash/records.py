@@ -169,6 +169,20 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a trial stands in its study, without its config and curve: cheap to read, however many there are."""
+
+    number: int  # from 0
+    state: State
+    value: float | None  # the best epoch's objective so far, fraction; None before the first report
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it has a place on the leaderboard."""
+        return self.state is State.COMPLETE and self.value is not None
+
+
+@dataclass(frozen=True, slots=True)
 class StudySettings:
     """What a study remembers of how it was begun; a resumed search must agree."""
 

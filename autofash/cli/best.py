@@ -234,11 +234,11 @@ def print_fitted(study: Study, fitted: FittedModel) -> None:
         f"on {metrics['test_images']:,.0f} held-out images[/]"
     )
     say(f"test macro F1   {percent(metrics['test_macro_f1'])}")
-    ranked = study.leaderboard()
+    ranked = [standing.number for standing in study.standings() if standing.ranks]
     remark = ""
     if fitted.folder.name.startswith("ensemble"):
         remark = "of its first member"
-    elif ranked[0].number == fitted.trial:
+    elif ranked[0] == fitted.trial:
         remark = f"the best of {len(ranked)} in the search, so it flatters"
     say(f"validation      {percent(metrics['validation_accuracy'])}  [dim]{remark}[/]")
     drift = metrics["drift"]

@@ -95,9 +95,9 @@ class LiveScreen:
             case SearchBegan():
                 self._began, self._finished, self._at_start = event, event.finished, event.finished
                 self._note = "starting Keras, about ten seconds"
-                self._paused = {trial.number for trial in event.study.trials() if trial.state is State.PAUSED}
+                self._paused = {found.number for found in event.study.standings() if found.state is State.PAUSED}
                 self._at_start += len(self._paused)
-                ranked = event.study.leaderboard()
+                ranked = event.study.leaderboard(1)
                 self._best = ranked[0] if ranked else None
                 for line in opening_lines(event):
                     self._console.print(line)
@@ -268,11 +268,11 @@ def opening_lines(event: SearchBegan) -> list[Text]:
 
 def print_result(console: Console, study: Study, rows: int = 5) -> None:
     """The leaderboard, and what to type next."""
-    ranked = study.leaderboard()
+    ranked = study.leaderboard(rows)
     summary = study.summary()
     console.print()
     made = table("rank>", "trial>", "validation>", "epoch>", "time>", "curve", "config")
-    for rank, record in enumerate(ranked[:rows], 1):
+    for rank, record in enumerate(ranked, 1):
         made.add_row(
             str(rank),
             str(record.number),

@@ -117,7 +117,7 @@ def search(
     if not (json or quiet):
         screen.print_result(console, found)
     if json:
-        board = found.leaderboard()
+        board = found.leaderboard(1)
         print_json({"study": plain(found.summary()), "best": plain(board[0]) if board else None})
 
 

@@ -8,6 +8,8 @@ import typer
 
 from autofash.cli.options import Json, Storage, StudyArgument, storage_url
 
+ROWS = 100  # of a larger study; to lay out ten thousand takes ten seconds
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,6 +22,9 @@ def show(
     trial: Annotated[
         int | None, typer.Option(metavar="N", help="One trial, with its config and curve.", show_default=False)
     ] = None,
+    all_trials: Annotated[
+        bool, typer.Option("--all", help=f"Every trial of a study that has more than {ROWS}.", show_default=False)
+    ] = False,
     storage: Storage = None,
     json: Json = False,
 ) -> None:
@@ -49,11 +54,11 @@ def show(
             }
         )
     else:
-        print_study(console, found)
+        print_study(console, found, None if all_trials else ROWS)
 
 
-def print_study(console: Console, study: Study) -> None:
-    """What the study is, and all its trials, the best first."""
+def print_study(console: Console, study: Study, most: int | None) -> None:
+    """What the study is, and its trials, at most this many, the best first."""
     from rich.text import Text
 
     from autofash.cli.terminal import brief, config_text, say, shown, sparkline, state_text, table
@@ -69,21 +74,23 @@ def print_study(console: Console, study: Study) -> None:
     say(
         f"[dim]{finished} of {summary.trials} trials finished: {counts}; test set opened {opened} time{'s' * (opened != 1)}[/]\n"
     )
-    rank = {record.number: place for place, record in enumerate(study.leaderboard(), 1)}
+    standings = study.standings()
     made = table("trial>", "", "validation>", "curve", "epochs>", "time>", "config, or why it ended")
-    for record in sorted(
-        study.trials(), key=lambda r: (rank.get(r.number, len(rank) + 1), -(r.value or 0.0), r.number)
-    ):
+    for place, record in enumerate(study.trials_of([standing.number for standing in standings[:most]])):
+        best = place == 0 and standings[0].ranks
         made.add_row(
             str(record.number),
             state_text(record.state),
-            Text(percent(record.value), style="bold green" if rank.get(record.number) == 1 else ""),
+            Text(percent(record.value), style="bold green" if best else ""),
             Text(sparkline(record.curve), style="cyan"),
             str(len(record.curve)),
             duration(record.seconds) if record.seconds else "–",
             brief(record.why or config_text(record.config, 8), "dim"),
         )
     console.print(made)
+    left = len(standings) - made.row_count
+    if left:
+        say(f"\n[dim]and {left:,} more:[/] [bold]autofash show {shown(study.arguments)} --all[/]")
 
 
 def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
@@ -93,7 +100,7 @@ def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
     from autofash.cli.terminal import say, shown, table
     from autofash.figures import duration, percent, value_text
 
-    ranked = [other.number for other in study.leaderboard()]
+    ranked = [standing.number for standing in study.standings() if standing.ranks]
     place = (
         f"rank {ranked.index(record.number) + 1} of {len(ranked)} complete"
         if record.number in ranked

@@ -8,10 +8,12 @@ import re
 import shlex
 import sqlite3
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,28 @@ import sqlalchemy
 import sqlalchemy.exc
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Engine
 
 from autofash.errors import LedgerError, NoTrial, ResourceError, StudyMismatch, StudyMissing, UsageError, unknown
-from autofash.records import Config, EpochReport, State, StudySettings, StudySummary, TrialRecord
+from autofash.records import Config, EpochReport, Standing, State, StudySettings, StudySummary, TrialRecord
 from autofash.space import space_from_table
+from autofash.study.rows import (
+    SCHEMA,
+    TRIALS,
+    LeanStorage,
+    has_tables,
+    read_standings,
+    read_studies,
+    read_trials,
+    schema_version,
+)
 from autofash.study.rungs import EARLY
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 FORMAT = 1
 LOCK_SECONDS = 120.0
+MOST_NUMBERS = 1_000  # in one query
 DEFAULT_STORAGE = "sqlite:///studies/studies.db"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 DATABASE_TROUBLES = {  # what the database says → fact, fix, code
@@ -64,17 +78,18 @@ class Study:
         """Raises StudyMissing with the nearest name, LedgerError where the database cannot be read."""
         self.name, self.storage = name, storage
         with ledger_errors(storage):
-            if not storage_exists(storage):
+            reader = open_reader(storage)
+            if reader is None:
                 raise StudyMissing(
                     f"there is no study {name!r}: {redacted(storage)} does not exist yet", "autofash search --trials 50"
                 )
-            opened = open_storage(storage)
-            known = [found.study_name for found in opened.get_all_studies()]
-            if name not in known:
-                fact, fix = unknown("study", name, known)
-                raise StudyMissing(fact, fix)
-            self._study = optuna.load_study(study_name=name, storage=opened)
-            attributes = self._study.user_attrs
+            with reader.connect() as connection:
+                found = read_studies(connection, name).get(name)
+                if found is None:
+                    fact, fix = unknown("study", name, read_studies(connection))
+                    raise StudyMissing(fact, fix)
+        self._reader = reader
+        self.number, attributes = found  # the study's number in its storage
         if attributes.get("format") != FORMAT:
             raise StudyMissing(
                 f"the study {name!r} was not written by autofash, or by a newer one (format {attributes.get('format')})",
@@ -83,15 +98,15 @@ class Study:
         self.settings = StudySettings(**attributes["settings"])
         self.space = space_from_table(self.settings.space_table, name=self.settings.space, where=self.settings.space)
 
-    @property
-    def number(self) -> int:
-        """The study's number in its storage."""
-        return int(self._study._study_id)
+    @cached_property
+    def _study(self) -> optuna.Study:
+        """The study as Optuna has it, for what only Optuna can do: it takes half a second to open."""
+        return optuna.load_study(study_name=self.name, storage=open_storage(self.storage))
 
     @property
     def target(self) -> int:
         """Trials that were asked for in all."""
-        return int(self._study.user_attrs["target"])
+        return int(self._attributes["target"])
 
     @property
     def folder(self) -> Path:
@@ -109,12 +124,12 @@ class Study:
     @property
     def openings(self) -> list[dict[str, Any]]:
         """Every opening of the test set: when, by which command, for which trial, with which result."""
-        return list(self._study.user_attrs.get("heldout", []))
+        return list(self._attributes.get("heldout", []))
 
     @property
     def runs(self) -> list[dict[str, Any]]:
         """Every search that worked on this study: when it began, and with which sampler, pruner, workers and versions."""
-        return list(self._study.user_attrs.get("runs", []))
+        return list(self._attributes.get("runs", []))
 
     @property
     def validation_images(self) -> int | None:
@@ -123,47 +138,46 @@ class Study:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial, by number. Those that would only have repeated a finished config are left out."""
-        with ledger_errors(self.storage):
-            found = self._study.get_trials(deepcopy=False)
-        return [self.record(trial) for trial in found if "duplicate_of" not in trial.user_attrs]
+        with self._reading() as connection:
+            return self._records(read_trials(connection, TRIALS.c.study_id == self.number))
+
+    def trials_of(self, numbers: Sequence[int]) -> list[TrialRecord]:
+        """The trials of these numbers, in their order, without those that are not there."""
+        found: dict[int, TrialRecord] = {}
+        with self._reading() as connection:
+            for start in range(0, len(numbers), MOST_NUMBERS):
+                some = TRIALS.c.number.in_(numbers[start : start + MOST_NUMBERS])
+                read = self._records(read_trials(connection, (TRIALS.c.study_id == self.number) & some))
+                found.update({record.number: record for record in read})
+        return [found[number] for number in numbers if number in found]
 
     def trial(self, number: int) -> TrialRecord:
         """The trial of this number. Raises UsageError when there is none."""
-        trials = {trial.number: trial for trial in self.trials()}
-        if number not in trials:
-            has = f"0 to {max(trials)}" if trials else "none yet"
-            raise UsageError(f"{self.name} has no trial {number}", f"--trial with a number from {has}")
-        return trials[number]
+        for record in self.trials_of([number]):
+            return record
+        known = [standing.number for standing in self.standings()]
+        has = f"0 to {max(known)}" if known else "none yet"
+        raise UsageError(f"{self.name} has no trial {number}", f"--trial with a number from {has}")
 
-    def leaderboard(self) -> list[TrialRecord]:
-        """Complete trials, the best first; of two alike the earlier one."""
-        complete = [trial for trial in self.trials() if trial.state is State.COMPLETE and trial.value is not None]
-        return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    def standings(self) -> list[Standing]:
+        """Every trial, without its config and curve: the leaderboard, then the others, each with the best first."""
+        with self._reading() as connection:
+            return _standings(connection, self.number)
+
+    def leaderboard(self, most: int | None = None) -> list[TrialRecord]:
+        """Complete trials, at most this many, the best first; of two alike the earlier one."""
+        return self.trials_of([standing.number for standing in self.standings() if standing.ranks][:most])
 
     def best(self) -> TrialRecord:
         """The best complete trial. Raises NoTrial."""
-        ranked = self.leaderboard()
+        ranked = self.leaderboard(1)
         if not ranked:
             raise NoTrial(f"{self.name} has no complete trial yet", f"autofash search --study {self.arguments}")
         return ranked[0]
 
     def summary(self) -> StudySummary:
         """One line about the study."""
-        trials = self.trials()
-        count = {state: sum(trial.state is state for trial in trials) for state in State}
-        ranked = self.leaderboard()
-        return StudySummary(
-            name=self.name,
-            dataset=self.settings.dataset,
-            space=self.settings.space,
-            trials=self.target,
-            complete=count[State.COMPLETE],
-            pruned=count[State.PRUNED],
-            paused=count[State.PAUSED],
-            failed=count[State.FAILED],
-            best=ranked[0].value if ranked else None,
-            updated=datetime.fromisoformat(self._study.user_attrs["updated"]),
-        )
+        return _summary(self.name, self._attributes, self.standings())
 
     def note_opening(self, opening: dict[str, Any]) -> int:
         """Write into the ledger that the test set is about to be opened, and return the opening's place for `note_result`.
@@ -205,6 +219,19 @@ class Study:
             else:
                 with picture.open("rb") as content:
                     store.write(before, content)
+
+    @property
+    def _attributes(self) -> dict[str, Any]:
+        with self._reading() as connection:
+            return read_studies(connection, self.name)[self.name][1]
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with ledger_errors(self.storage), self._reader.connect() as connection:
+            yield connection
+
+    def _records(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
+        return [self.record(trial) for trial in trials if "duplicate_of" not in trial.user_attrs]
 
     def record(self, trial: FrozenTrial) -> TrialRecord:
         """An Optuna trial in our terms."""
@@ -254,29 +281,74 @@ def load_study(name: str | None = None, storage: str = DEFAULT_STORAGE) -> Study
     """The study of this name, or the one last updated. Raises StudyMissing, LedgerError."""
     if name is not None:
         return Study(name, storage)
-    known = [study for study in list_studies(storage) if not is_confirmation(study.name)]
-    if not known:
+    with _reading(storage) as connection:
+        found = read_studies(connection) if connection else {}
+    moments = {
+        name: _updated(attributes)
+        for name, (_, attributes) in found.items()
+        if attributes.get("format") == FORMAT and not is_confirmation(name)
+    }
+    if not moments:
         raise StudyMissing(f"there is no study yet in {redacted(storage)}", "autofash search --trials 50")
-    return Study(known[0].name, storage)
+    return Study(max(moments, key=lambda name: moments[name]), storage)
 
 
 def list_studies(storage: str = DEFAULT_STORAGE) -> list[StudySummary]:
     """Every study of a storage, the one last updated first. Raises LedgerError where the database cannot be read."""
-    with ledger_errors(storage):
-        if not storage_exists(storage):
+    with _reading(storage) as connection:
+        if connection is None:
             return []
-        found = [study for study in open_storage(storage).get_all_studies() if study.user_attrs.get("format") == FORMAT]
-        summaries = [Study(study.study_name, storage).summary() for study in found]
+        summaries = [
+            _summary(name, attributes, _standings(connection, number))
+            for name, (number, attributes) in read_studies(connection).items()
+            if attributes.get("format") == FORMAT
+        ]
     return sorted(summaries, key=lambda summary: summary.updated, reverse=True)
 
 
 def study_names(storage: str) -> set[str]:
     """Names of all studies of a storage, without reading a trial. Raises LedgerError."""
+    with _reading(storage) as connection:
+        found = read_studies(connection) if connection else {}
+    # One whose making was cut short has no format yet: whoever comes next makes it whole.
+    return {name for name, (_, attributes) in found.items() if "format" in attributes}
+
+
+@contextmanager
+def _reading(storage: str) -> Iterator[Connection | None]:
+    """A connection to the ledger; None where there is none yet."""
     with ledger_errors(storage):
-        if not storage_exists(storage):
-            return set()
-        # One whose making was cut short has no format yet: whoever comes next makes it whole.
-        return {found.study_name for found in open_storage(storage).get_all_studies() if "format" in found.user_attrs}
+        reader = open_reader(storage)
+        with reader.connect() if reader else nullcontext() as connection:
+            yield connection
+
+
+def _standings(connection: Connection, study: int) -> list[Standing]:
+    found = [
+        Standing(number, State.PAUSED if paused else STATES[state], value)
+        for number, state, paused, value in read_standings(connection, study)
+    ]
+    return sorted(found, key=lambda standing: (not standing.ranks, -(standing.value or 0.0), standing.number))
+
+
+def _summary(name: str, attributes: Mapping[str, Any], standings: Sequence[Standing]) -> StudySummary:
+    count = Counter(standing.state for standing in standings)
+    return StudySummary(
+        name=name,
+        dataset=attributes["settings"]["dataset"],
+        space=attributes["settings"]["space"],
+        trials=int(attributes["target"]),
+        complete=count[State.COMPLETE],
+        pruned=count[State.PRUNED],
+        paused=count[State.PAUSED],
+        failed=count[State.FAILED],
+        best=standings[0].value if standings and standings[0].ranks else None,
+        updated=_updated(attributes),
+    )
+
+
+def _updated(attributes: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(attributes["updated"])
 
 
 def create_or_load(name: str, storage: str, settings: StudySettings, target: int) -> optuna.Study:
@@ -298,14 +370,29 @@ def create_or_load(name: str, storage: str, settings: StudySettings, target: int
     return study
 
 
+def open_reader(storage: str) -> Engine | None:
+    """What reads the ledger behind a URL, without Optuna; None where there is none yet. Each connection closes after its use."""
+    path = sqlite_path(storage)
+    if path is not None and not path.exists():
+        return None
+    waiting = {} if path is None else {"timeout": LOCK_SECONDS}
+    reader = sqlalchemy.create_engine(storage, poolclass=sqlalchemy.NullPool, connect_args=waiting)
+    with reader.connect() as connection:
+        if not has_tables(connection):
+            return None
+        if schema_version(connection) != SCHEMA:
+            open_storage(storage)  # raises where Optuna cannot read it either
+    return reader
+
+
 def open_storage(storage: str, *, write: bool = False) -> RDBStorage:
     """Optuna's storage behind a URL. A writer of SQLite syncs every commit in full; everybody waits two minutes for a lock."""
     path = sqlite_path(storage)
     if path is None:
-        return RDBStorage(storage)
+        return LeanStorage(storage)
     if write and not path.exists():
         _create_database(path)
-    opened = RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
+    opened = LeanStorage(storage, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
     if write:
         sqlalchemy.event.listen(opened.engine, "connect", _pragmas)
         opened.engine.dispose()  # connections from before the listener
@@ -339,12 +426,6 @@ def sqlite_path(storage: str) -> Path | None:
     if not url.database or url.database == ":memory:":
         raise UsageError("--storage in memory would lose every trial", DEFAULT_STORAGE)
     return Path(url.database)
-
-
-def storage_exists(storage: str) -> bool:
-    """Whether there is anything to read."""
-    path = sqlite_path(storage)
-    return path is None or path.exists()
 
 
 def artifacts(storage: str) -> Path:

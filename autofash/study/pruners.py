@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autofash.errors import UsageError, unknown
 from autofash.records import EpochReport, Verdict
 from autofash.study.rungs import REDUCTION, RungPruning
-from autofash.study.underway import Standing, Underway
+from autofash.study.underway import Situation, Underway
 
 
 def _none(epochs: int) -> BasePruner:
@@ -56,16 +56,16 @@ class Pruning(Protocol):
     def puts_off(self, trial: Underway) -> str:
         """Why a trial whose model is built is not to train yet; empty when it is."""
 
-    def verdict(self, trial: Underway, report: EpochReport, standing: Standing) -> Verdict:
+    def verdict(self, trial: Underway, report: EpochReport, situation: Situation) -> Verdict:
         """What a trial is to do after a report."""
 
     def ended(self, trial: Underway, seconds: float) -> None:
         """Take in that a trial's process has ended after so long."""
 
-    def due(self, standing: Standing) -> int | None:
+    def due(self, situation: Situation) -> int | None:
         """The paused trial that is to be continued now, if any."""
 
-    def surplus(self, standing: Standing) -> int | None:
+    def surplus(self, situation: Situation) -> int | None:
         """A paused trial that is not worth its checkpoint any more, if any."""
 
 
@@ -89,7 +89,7 @@ class OptunaPruning:
         """No trial is put off."""
         return ""
 
-    def verdict(self, trial: Underway, report: EpochReport, standing: Standing) -> Verdict:
+    def verdict(self, trial: Underway, report: EpochReport, situation: Situation) -> Verdict:
         """A stop where the pruner says so; the last epoch is nobody's to prune."""
         self._study.pruner = PRUNERS[self._name](self._epochs)
         if report.epoch < trial.epochs and trial.trial.should_prune():
@@ -99,11 +99,11 @@ class OptunaPruning:
     def ended(self, trial: Underway, seconds: float) -> None:
         """Nothing."""
 
-    def due(self, standing: Standing) -> int | None:
+    def due(self, situation: Situation) -> int | None:
         """Whoever an earlier search with another pruner has left paused."""
-        return min(standing.paused, default=None)
+        return min(situation.paused, default=None)
 
-    def surplus(self, standing: Standing) -> int | None:
+    def surplus(self, situation: Situation) -> int | None:
         """None."""
         return None
 

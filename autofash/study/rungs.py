@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from autofash.records import EpochReport, Verdict
-from autofash.study.underway import Standing, Underway
+from autofash.study.underway import Situation, Underway
 
 REDUCTION = 3  # of a rung's trials one in three goes on
 EARLY = 0  # the rung of the early look, within the first epoch
@@ -139,7 +139,7 @@ class RungPruning:
             return ""
         return f"put off: its first rung would take {seconds:.0f} s"
 
-    def verdict(self, trial: Underway, report: EpochReport, standing: Standing) -> Verdict:
+    def verdict(self, trial: Underway, report: EpochReport, situation: Situation) -> Verdict:
         """At a rung the best third goes on, the others pause; who could never be among them is stopped."""
         number, epoch = report.trial, report.epoch
         self._rungs.reach(number, epoch, report.objective)
@@ -147,11 +147,11 @@ class RungPruning:
             trial.rung = epoch
         if epoch >= trial.epochs or trial.leads or self._rungs.goes_on(number, epoch):
             return Verdict.go()
-        if self._must_lead({**standing.paused, number: trial}, standing) == number:
+        if self._must_lead({**situation.paused, number: trial}, situation) == number:
             trial.leads = True
             return Verdict.go()
         why = self._rungs.why(number, epoch)
-        return Verdict.stop(why) if self._rungs.hopeless(number, epoch, standing.target) else Verdict.pause(why)
+        return Verdict.stop(why) if self._rungs.hopeless(number, epoch, situation.target) else Verdict.pause(why)
 
     def ended(self, trial: Underway, seconds: float) -> None:
         """Take in what a trial's process cost."""
@@ -159,36 +159,36 @@ class RungPruning:
         if not trial.waited:
             self._costs.learn(trial.work, trial.reports)
 
-    def due(self, standing: Standing) -> int | None:
+    def due(self, situation: Situation) -> int | None:
         """Whoever has earned it at a rung; else a trial that was put off and can be afforded; at the last, the leaders."""
-        paused = standing.paused
-        leader = self._must_lead(paused, standing)
+        paused = situation.paused
+        leader = self._must_lead(paused, situation)
         earned = leader if leader is not None else self._rungs.next(paused)
         put_off = {n: self._costs.first_rung(trial.work) for n, trial in paused.items() if trial.rung is None}
         if earned is None and put_off:
             cheapest = min(put_off, key=lambda number: (put_off[number], number))
-            if standing.all_begun or len(put_off) > MOST_PUT_OFF or self._costs.affordable(put_off[cheapest]):
+            if situation.all_begun or len(put_off) > MOST_PUT_OFF or self._costs.affordable(put_off[cheapest]):
                 return cheapest
-        leading = sum(trial.leads for trial in standing.running.values())
-        if earned is None and standing.all_begun and standing.complete + leading < LEADERS:
+        leading = sum(trial.leads for trial in situation.running.values())
+        if earned is None and situation.all_begun and situation.complete + leading < LEADERS:
             earned = leader = self._rungs.leader(paused)
         if leader is not None:
             paused[leader].leads = True
         return earned
 
-    def _must_lead(self, trials: Mapping[int, Underway], standing: Standing) -> int | None:
+    def _must_lead(self, trials: Mapping[int, Underway], situation: Situation) -> int | None:
         """The leader, where a budget would end with nothing complete unless it is now trained to the end."""
-        left = standing.seconds_left
-        if left is None or standing.complete or any(trial.leads for trial in standing.running.values()):
+        left = situation.seconds_left
+        if left is None or situation.complete or any(trial.leads for trial in situation.running.values()):
             return None
         leader = self._rungs.leader(trials)
         return leader if leader is not None and HASTE * seconds_to_end(trials[leader], self._images) >= left else None
 
-    def surplus(self, standing: Standing) -> int | None:
+    def surplus(self, situation: Situation) -> int | None:
         """The last of a rung where more are paused than could ever be wanted."""
-        for rung, count in Counter(trial.rung for trial in standing.paused.values()).items():
+        for rung, count in Counter(trial.rung for trial in situation.paused.values()).items():
             if rung is not None and count > MOST_PAUSED:
-                return self._rungs.last((n for n, trial in standing.paused.items() if trial.rung == rung), rung)
+                return self._rungs.last((n for n, trial in situation.paused.items() if trial.rung == rung), rung)
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import heapq
 import importlib.util
 import json
 import warnings
@@ -17,6 +18,77 @@ from optuna.trial import FrozenTrial, TrialState
 from autofash.errors import SpaceError, UsageError, unknown
 from autofash.records import Config, Value
 from autofash.space import BoolParam, ChoiceParam, FloatParam, IntParam, Param, Space
+
+MOST_SEEN = 500  # recent trials that TPE looks at
+GOOD = 25  # trials at most that TPE takes for good ones
+
+
+class BoundedTPE(BaseSampler):
+    """Optuna's TPE; of a study of more than MOST_SEEN finished trials it sees the GOOD best and the MOST_SEEN most recent.
+
+    What it models as good is then the same, because TPE takes no more than that. What it models as bad is drawn from the most
+    recent trials, which weigh most with it anyway. Its time grows with the trials that it sees: docs/LOG.md.
+    """
+
+    def __init__(self, seed: int) -> None:
+        # constant_liar: trials that run count as bad ones, so that workers do not all propose the same.
+        self._tpe = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
+        self._seen: list[FrozenTrial] = []
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The parameters that all finished trials have, as Optuna finds them; equal distributions are mostly one object here."""
+        self._seen = seen_by_tpe(study.get_trials(deepcopy=False))
+        finished = [found.distributions for found in self._seen if found.state.is_finished()]
+        return {
+            name: kind
+            for name, kind in sorted(finished[-1].items() if finished else ())
+            if not kind.single() and all(other.get(name) is kind or other.get(name) == kind for other in finished)
+        }
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw them jointly."""
+        return self._tpe.sample_relative(_Shown(study, self._seen), trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw a conditional parameter."""
+        return self._tpe.sample_independent(_Shown(study, self._seen), trial, param_name, param_distribution)
+
+
+def seen_by_tpe(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Of these, by number: all that run, and of those that are complete or pruned the best and the most recent."""
+    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    if len(finished) > MOST_SEEN:
+        recent = finished[-MOST_SEEN].number
+        complete = [trial for trial in finished if trial.state is TrialState.COMPLETE]
+        ranked = complete if len(complete) >= GOOD else finished
+        good = {trial.number for trial in heapq.nsmallest(GOOD, ranked, key=_rank)}
+        finished = [trial for trial in finished if trial.number >= recent or trial.number in good]
+    running = [trial for trial in trials if trial.state is TrialState.RUNNING]
+    return sorted([*finished, *running], key=lambda trial: trial.number)
+
+
+def _rank(trial: FrozenTrial) -> tuple[bool, int, float]:
+    """TPE's own order: complete trials by value, then pruned ones by how far they came."""
+    pruned = trial.state is TrialState.PRUNED
+    return pruned, -(trial.last_step or 0) if pruned else 0, -(trial.value or 0.0)
+
+
+class _Shown(optuna.Study):
+    """A study that shows some of its trials."""
+
+    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+        vars(self).update(vars(study))
+        self._shown = trials
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        # Private, but where TPE looks, as Optuna's Hyperband knows. A sampler cannot be shown fewer trials by any public means.
+        return [trial for trial in self._shown if states is None or trial.state in states]
 
 
 class GridSampler(BaseSampler):
@@ -86,8 +158,7 @@ def untried(study: optuna.Study, configs: Sequence[Config]) -> list[Config]:
 
 
 def _tpe(space: Space, seed: int, trial_seed: int) -> BaseSampler:
-    # constant_liar: trials that run count as bad ones, so that workers do not all propose the same.
-    return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=trial_seed)
+    return BoundedTPE(trial_seed)
 
 
 def _random(space: Space, seed: int, trial_seed: int) -> BaseSampler:

@@ -36,7 +36,7 @@ class Underway:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Situation:
     """How a study stands when something is to be decided."""
 
     target: int  # trials in all

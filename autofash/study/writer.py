@@ -45,7 +45,7 @@ from autofash.study.ledger import (
 from autofash.study.lock import StudyLock
 from autofash.study.pruners import check_pruner, make_pruning
 from autofash.study.samplers import PausedAsPruned, check_sampler, key_of, make_sampler, suggest, untried
-from autofash.study.underway import Standing, Underway
+from autofash.study.underway import Situation, Underway
 
 ATTEMPTS = 2  # of a trial whose own process dies
 MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
@@ -178,7 +178,7 @@ class StudyWriter:
         with ledger_errors(self.read.storage):
             if report.epoch not in _frozen(self._study, report.trial).intermediate_values:
                 running.trial.report(report.objective, report.epoch)
-            verdict = self._pruning.verdict(running, report, self._standing())
+            verdict = self._pruning.verdict(running, report, self._situation())
             if verdict.action is Action.PAUSE:
                 running.pausing = verdict.why
                 self._note_pause(running, running.seconds + report.seconds, runs=True)
@@ -296,10 +296,10 @@ class StudyWriter:
         """The paused trial that is to be continued now."""
         if not self._paused:
             return None
-        return self._pruning.due(self._standing())
+        return self._pruning.due(self._situation())
 
-    def _standing(self) -> Standing:
-        return Standing(
+    def _situation(self) -> Situation:
+        return Situation(
             target=self.target,
             complete=len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))),
             running=self._open,
@@ -323,7 +323,7 @@ class StudyWriter:
         with ledger_errors(self.read.storage):
             self._note_pause(running, running.seconds)
             self._paused[number] = running
-            surplus = self._pruning.surplus(self._standing())
+            surplus = self._pruning.surplus(self._situation())
             if surplus is not None:
                 self._close(self._paused.pop(surplus), TrialState.PRUNED, "too many are ahead of it at its rung", {})
         return self._read(number)

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from autofash import loop
+from autofash.cli import show
 from autofash.request import SearchRequest
+from autofash.study import load_study
 
 AUTOFASH = [sys.executable, "-m", "autofash"]
 
@@ -127,6 +129,21 @@ def test_a_study_is_shown_listed_and_read_by_programs(study: str) -> None:
     assert json.loads(autofash("show", "--trial", str(number), "--json").stdout)["trial"] == best["trial"]
     assert json.loads(autofash("studies", "--json").stdout)[0]["name"] == study
     assert f"trial {number}, rank 1" in autofash("best").stdout
+
+
+def test_of_a_large_study_the_best_trials_are_shown_and_how_to_see_all(
+    study: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show, "ROWS", 3)
+    best = load_study(study).best()
+    show.show(study)
+    cut = capsys.readouterr().out
+    assert "8 of 8 trials finished" in cut and cut.count("\n") == 4 + 3 + 2
+    assert cut.splitlines()[4].split()[:3] == [str(best.number), "complete", f"{100 * best.value:.2f}"]
+    assert f"and 5 more: autofash show {study} --all" in cut
+    show.show(study, all_trials=True)
+    whole = capsys.readouterr().out
+    assert whole.startswith("\n".join(cut.splitlines()[:7])) and whole.count("\n") == 4 + 8
 
 
 def test_a_trial_that_is_not_there_is_refused_with_those_that_are(study: str) -> None:

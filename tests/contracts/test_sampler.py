@@ -3,13 +3,16 @@
 import math
 from collections.abc import Iterator
 
+import optuna
 import pytest
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
 
 from autofash.errors import SpaceError, UsageError
 from autofash.records import Ending, EpochReport, Outcome, StudySettings
 from autofash.space import BoolParam, ChoiceParam, FloatParam, IntParam, Space, load_space
-from autofash.study import SAMPLERS, StudyWriter
-from autofash.study.samplers import check_sampler
+from autofash.study import SAMPLERS, StudyWriter, samplers
+from autofash.study.samplers import check_sampler, seen_by_tpe
 
 STEPPED = Space(
     "cnn",
@@ -86,3 +89,54 @@ def test_a_sampler_whose_package_is_missing_says_how_to_get_it(monkeypatch: pyte
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install 'autofash\[cmaes\]'"):
         check_sampler("cmaes")
+
+
+def test_tpe_draws_what_optunas_own_draws_while_a_study_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = writer("tpe", load_space("cnn"), "ours")
+    drawn = list(configs(ours, 25))
+    ours.close()
+
+    def optunas(space: Space, seed: int, trial_seed: int) -> BaseSampler:
+        return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=trial_seed)
+
+    monkeypatch.setitem(SAMPLERS, "tpe", optunas)
+    theirs = writer("tpe", load_space("cnn"), "theirs")
+    assert list(configs(theirs, 25)) == drawn
+    theirs.close()
+
+
+def test_tpe_sees_the_best_and_the_most_recent_trials_of_a_large_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "MOST_SEEN", 3)
+    monkeypatch.setattr(samplers, "GOOD", 2)
+    study = optuna.create_study(direction="maximize")
+    for value in (0.5, 0.9, 0.1, 0.8, 0.2, 0.3):
+        study.add_trial(optuna.trial.create_trial(value=value))
+    study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
+    study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.99}))
+    study.enqueue_trial({})
+    study.ask()  # runs
+    study.enqueue_trial({})  # waits
+    assert [trial.number for trial in seen_by_tpe(study.get_trials())] == [1, 3, 4, 5, 7, 8]
+
+
+def test_pruned_trials_are_among_the_best_that_tpe_sees_where_few_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "MOST_SEEN", 1)
+    monkeypatch.setattr(samplers, "GOOD", 3)
+    study = optuna.create_study(direction="maximize")
+    study.add_trial(optuna.trial.create_trial(value=0.1))
+    for curve in ({1: 0.9}, {1: 0.1, 2: 0.2}, {1: 0.8}, {1: 0.7}):
+        study.add_trial(
+            optuna.trial.create_trial(state=TrialState.PRUNED, intermediate_values=curve, value=curve[max(curve)])
+        )
+    assert [trial.number for trial in seen_by_tpe(study.get_trials())] == [0, 1, 2, 4]
+
+
+def test_a_large_study_cut_in_two_asks_for_the_configs_of_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "MOST_SEEN", 12)
+    drawn: dict[str, list[dict[str, object]]] = {"whole": [], "halves": []}
+    for name, cuts in (("whole", 1), ("halves", 2)):
+        for _ in range(cuts):
+            found = writer("tpe", STEPPED, name)
+            drawn[name] += configs(found, 30 // cuts)
+            found.close()
+    assert drawn["whole"] == drawn["halves"] and len(drawn["whole"]) == 30

@@ -516,6 +516,21 @@ def test_at_the_end_the_leaders_are_trained_on_and_what_is_paused_is_pruned_with
     writer.close()
 
 
+def test_what_is_read_in_short_of_a_trial_is_what_its_record_says() -> None:
+    writer = at_rungs()
+    for value in (0.9, 0.5, 0.4):
+        look(writer, begin(writer), value)
+    going = writer.ask()
+    assert going is not None
+    writer.observe(EpochReport(going.number, 1, 0.6, 0.6, 0.3, 0.6, 0.3, 50_000, 20.0))
+    begin(writer)
+    short = {found.number: (found.state, found.value) for found in writer.read.standings()}
+    assert short == {record.number: (record.state, record.value) for record in writer.trials()}
+    assert short[going.number] == (State.RUNNING, 0.6), "an early look of 0.9 is not an epoch's figure"
+    assert writer.read.summary().paused == 2
+    writer.close()
+
+
 def test_a_budget_that_would_end_with_nothing_complete_has_the_leader_trained_to_the_end() -> None:
     writer = at_rungs()
     first, second = begin(writer), begin(writer)
