@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRIALS ?= 50
 
-.PHONY: setup search test lint format overhead pruners prediction scale clean
+.PHONY: setup search test lint format overhead pruners prediction throughput scale race clean
 
 setup: $(VENV)/.ready
 
@@ -42,11 +42,21 @@ overhead: setup
 pruners: setup
 	$(BIN)/python benchmarks/pruners.py
 
+throughput: setup
+	$(BIN)/python benchmarks/throughput.py
+
 prediction: setup
 	$(BIN)/python benchmarks/prediction.py
 
 scale: setup
 	$(BIN)/python benchmarks/scale.py
+
+race: $(VENV)/.race
+	$(BIN)/python benchmarks/race.py
+
+$(VENV)/.race: $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group race
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,11 +15,21 @@ from importlib.metadata import version
 from autofash import data, hardware
 from autofash.errors import Interrupted, NoTrial, ResourceError
 from autofash.executors import Executor, ProcessExecutor
-from autofash.records import Ending, EpochReport, Outcome, Started, State, StudySettings, TrialRecord, TrialSpec
+from autofash.records import (
+    Ending,
+    EpochReport,
+    ModelBuilt,
+    Outcome,
+    Started,
+    State,
+    StudySettings,
+    TrialRecord,
+    TrialSpec,
+)
 from autofash.request import Progress, SearchRequest, settle, total
 from autofash.space import load_starters
 from autofash.study import Study, StudyWriter
-from autofash.study.writer import QUEUE
+from autofash.study.writer import QUEUE, Asked
 
 MOST_FAILURES = 10  # in a row
 POLL_SECONDS = 0.2
@@ -40,12 +50,13 @@ class SearchBegan:
 
 @dataclass(frozen=True, slots=True)
 class TrialBegan:
-    """A trial was submitted."""
+    """A trial was submitted: a new one, or one that is continued."""
 
     trial: int
     config: dict[str, object]
     epochs: int  # most that it will train
     origin: str
+    reports: tuple[EpochReport, ...]  # of a trial that is continued: what it said before it paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,15 @@ class TrialReported:
 
     report: EpochReport
     best: float | None  # the study's best objective so far, fraction
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPaused:
+    """A trial waits at a rung, with its checkpoint, or was put off before its first."""
+
+    record: TrialRecord
+    finished: int  # trials of the study
+    target: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +95,7 @@ class SearchEnded:
     failing: bool  # given up because one trial after another failed
 
 
-SearchEvent = SearchBegan | TrialBegan | Started | TrialReported | TrialEnded | SearchEnded
+SearchEvent = SearchBegan | TrialBegan | Started | TrialReported | TrialPaused | TrialEnded | SearchEnded
 Listener = Callable[[SearchEvent], None]
 
 
@@ -96,7 +116,9 @@ def search(
     settings, name, prepared = settle(request, progress)
     starters = load_starters() if settings.starters else ()
     with closing(
-        StudyWriter(name, request.storage, settings, target=total(request, name), starters=starters)
+        StudyWriter(
+            name, request.storage, settings, target=total(request, name), images=prepared.train, starters=starters
+        )
     ) as writer:
         return conduct(writer, request, settings, prepared, listeners, task=task, executor=executor)
 
@@ -156,12 +178,12 @@ class _Search:
         self._listeners, self._task, self._again = listeners, task, again
         self._running: dict[int, int] = {}  # trial → slot
         self._failures: list[str] = []  # reasons, in a row
-        self._exhausted = False
         self._best = max(
             (trial.value or 0.0 for trial in writer.trials() if trial.state is State.COMPLETE), default=None
         )
         self._finished = writer.finished()
         self._began = time.monotonic()
+        writer.ends_at = self._began + request.budget_seconds if request.budget_seconds is not None else None
 
     def run(self, executor: Executor | None) -> None:
         trials = self._writer.trials()
@@ -198,22 +220,20 @@ class _Search:
             why = self._why_enough(stopped)
             if why:
                 return why
-            while (
-                len(self._running) < self._plan.workers
-                and self._finished + len(self._running) < self._writer.target
-                and not self._exhausted
-            ):
-                self._submit(executor)
+            while len(self._running) < self._plan.workers and (asked := self._writer.ask()) is not None:
+                self._submit(executor, asked)
             if not self._running:
-                return (
-                    ("no run is left" if self._settings.sampler == QUEUE else "the space has nothing left to try")
-                    if self._exhausted
-                    else f"all {self._finished} trials are finished"
-                )
+                for record in self._writer.settle():
+                    self._ended(record)
+                if self._finished >= self._writer.target:
+                    return f"all {self._finished} trials are finished"
+                return "no run is left" if self._settings.sampler == QUEUE else "the space has nothing left to try"
             for event in executor.events(POLL_SECONDS):
                 match event:
                     case Started():
                         self._tell(event)
+                    case ModelBuilt():
+                        executor.reply(event.trial, self._writer.built(event))
                     case EpochReport():
                         verdict = self._writer.observe(event)
                         self._tell(TrialReported(event, self._best))
@@ -232,11 +252,7 @@ class _Search:
             return f"{MOST_FAILURES} trials in a row failed, the last with: {self._failures[-1]}"
         return ""
 
-    def _submit(self, executor: Executor) -> None:
-        asked = self._writer.ask()
-        if asked is None:
-            self._exhausted = True
-            return
+    def _submit(self, executor: Executor, asked: Asked) -> None:
         slot = min(set(range(self._plan.workers)) - set(self._running.values()))
         folder = self._writer.folder / "trials" / str(asked.number)
         try:
@@ -245,7 +261,7 @@ class _Search:
             raise ResourceError(
                 f"cannot be made: {error.strerror}", "room and rights there", where=str(folder)
             ) from None
-        self._tell(TrialBegan(asked.number, dict(asked.config), asked.epochs, asked.origin))
+        self._tell(TrialBegan(asked.number, dict(asked.config), asked.epochs, asked.origin, asked.reports))
         self._running[asked.number] = slot
         executor.submit(
             TrialSpec(
@@ -260,19 +276,26 @@ class _Search:
                 precision=self._plan.precision,
                 device=self._plan.device(slot),
                 log=str((folder / "log.txt").absolute()),
+                early=asked.early,
+                checkpoint=str(self._writer.checkpoint(asked.number).absolute()),
             )
         )
 
     def _take(self, outcome: Outcome) -> None:
         record = self._writer.tell(outcome)
         del self._running[outcome.trial]
+        if record.state is State.PAUSED:
+            self._failures.clear()
+            self._tell(TrialPaused(record, self._finished, self._writer.target))
+            return
+        if not record.finished and outcome.ending is not Ending.LOST:
+            self._failures.append(record.why)
+        self._ended(record)
+
+    def _ended(self, record: TrialRecord) -> None:
         if record.finished:
             self._finished += 1
             self._failures.clear()
-        else:
-            self._exhausted = False  # its retry may be queued
-            if outcome.ending is not Ending.LOST:
-                self._failures.append(record.why)
         if record.state is State.COMPLETE and record.value is not None:
             self._best = max(record.value, self._best or 0.0)
         self._tell(TrialEnded(record, self._finished, self._writer.target))

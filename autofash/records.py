@@ -28,6 +28,10 @@ class TrialSpec:
     precision: str = "float32"  # a Keras dtype policy
     device: str = ""  # CUDA_VISIBLE_DEVICES of the process; empty: left as it is
     log: str = ""  # file for its stdout and stderr; empty: none
+    early: int = (
+        0  # training images after which it reports for the first time, within its first epoch; 0: not before its end
+    )
+    checkpoint: str = ""  # folder of its state: kept there when it pauses, gone on from where there is one; empty: none
     options: Mapping[str, Any] = field(default_factory=dict)  # JSON for tasks other than a search's trial
 
 
@@ -41,11 +45,20 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelBuilt:
+    """What a trial says before it trains: how large its model is, and how dear."""
+
+    trial: int
+    parameters: int
+    work: float  # of one image's forward pass, in multiply-adds; see autofash.training.work_of
+
+
+@dataclass(frozen=True, slots=True)
 class EpochReport:
-    """What a trial says after each epoch."""
+    """What a trial says after each epoch, and before the end of the first where it is asked for an early look."""
 
     trial: int  # number in the study, from 0
-    epoch: int  # from 1
+    epoch: int  # from 1; 0 is the early look, within the first epoch and on a part of the validation images
     objective: float  # what the study maximises, a fraction, 0 to 1
     accuracy: float  # on the validation images, fraction, 0 to 1
     loss: float  # cross-entropy on the validation images, nats
@@ -60,11 +73,12 @@ class Action(StrEnum):
 
     GO = "go"
     STOP = "stop"
+    PAUSE = "pause"  # keep the state and end; it may be continued later
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to a report; a stop always says why."""
+    """The answer to a report; a stop and a pause always say why."""
 
     action: Action
     why: str = ""
@@ -78,6 +92,11 @@ class Verdict:
     def stop(cls, why: str) -> Verdict:
         """Stop after this epoch, for this reason."""
         return cls(Action.STOP, why)
+
+    @classmethod
+    def pause(cls, why: str) -> Verdict:
+        """Keep the state and end the process, for this reason."""
+        return cls(Action.PAUSE, why)
 
 
 class Ending(StrEnum):
@@ -109,7 +128,8 @@ class Rerun:
     origin: str  # where it comes from, in words
 
 
-Report = Callable[[EpochReport], Verdict]
+Said = ModelBuilt | EpochReport  # what waits for a verdict
+Report = Callable[[Said], Verdict]
 Task = Callable[[TrialSpec, Report], Mapping[str, Any]]
 
 
@@ -120,6 +140,7 @@ class State(StrEnum):
     PRUNED = "pruned"
     FAILED = "failed"
     RUNNING = "running"
+    PAUSED = "paused"  # at a rung, with its checkpoint; it is continued, or pruned when the search is over
     WAITING = "waiting"
 
 
@@ -130,7 +151,7 @@ class TrialRecord:
     number: int  # from 0
     state: State
     config: Config  # "family" included
-    value: float | None  # the best epoch's objective, fraction; None before the first report
+    value: float | None  # the best epoch's objective, fraction; the early look's before there is one; else None
     best_epoch: int | None  # from 1
     curve: tuple[float, ...]  # objective after each epoch
     reports: tuple[EpochReport, ...]  # one an epoch; none while it runs, or when the coordinator died under it
@@ -139,6 +160,7 @@ class TrialRecord:
     seed: int
     origin: str  # "starter NAME", "retry of N", "trial N, seed K" of a confirmation, or "sampled"
     ended: datetime | None = None  # wall clock; None while it runs or waits
+    early: EpochReport | None = None  # its early look, where it had one
 
     @property
     def finished(self) -> bool:
@@ -189,6 +211,7 @@ class StudySummary:
     trials: int  # total that was asked for
     complete: int
     pruned: int
+    paused: int
     failed: int
     best: float | None  # fraction
     updated: datetime

@@ -35,7 +35,18 @@ def fit_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     checkpoint = file.with_suffix(".checkpoint")
     model = training.compiled(spec, shape, classes, len(images))
     epochs = int(spec.options["epochs"])
-    training.fit(model, spec, images, labels, None, classes, report, epochs=epochs, checkpoint=Checkpoint(checkpoint))
+    training.fit(
+        model,
+        spec,
+        images,
+        labels,
+        None,
+        classes,
+        report,
+        epochs=epochs,
+        checkpoint=Checkpoint(checkpoint),
+        keep_each_epoch=True,
+    )
     # Whatever precision it was trained in, float32 is what is saved, tested and shipped.
     keras.config.set_dtype_policy("float32")
     final = models.build(spec.config, shape, classes)

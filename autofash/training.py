@@ -1,4 +1,4 @@
-"""One trial: seed, build, compile, fit, report each epoch. It knows no study and no other trial."""
+"""One trial: seed, build, compile, fit, report, pause or go on. It knows no study and no other trial."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,31 +17,35 @@ from autofash.checkpoint import Checkpoint
 from autofash.data.augment import Augmentation
 from autofash.data.batches import Batches
 from autofash.errors import InfeasibleConfig
-from autofash.records import Action, Config, EpochReport, Report, TrialSpec
+from autofash.records import Action, Config, EpochReport, ModelBuilt, Report, TrialSpec
 
 Array = np.ndarray
+EARLY_SHARE = 4  # an early look takes in every fourth validation image
 PREDICT_BATCH = 1000  # large batches predict 1.3 times faster than batches of 128 here, and hold 60 MB at 28 × 28
 
 
 def run_trial(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
-    """Train the model of spec.config on the search's training images, reporting on the validation images after each epoch.
+    """Train the model of spec.config on the search's training images, reporting its size, then on the validation images.
 
     Raises InfeasibleConfig where no model can be built, FloatingPointError where the loss stops being finite.
     """
     take_resources(spec)
     found = data.load(spec.data)
     model = compiled(spec, found.train_images.shape[1:], len(found.classes), len(found.train_images))
-    fit(
-        model,
-        spec,
-        found.train_images,
-        found.train_labels,
-        (found.validation_images, found.validation_labels),
-        len(found.classes),
-        report,
-        epochs=spec.epochs,
-    )
-    return {"parameters": model.count_params()}
+    built = ModelBuilt(spec.trial, model.count_params(), work_of(model))
+    if report(built).action is Action.GO:
+        fit(
+            model,
+            spec,
+            found.train_images,
+            found.train_labels,
+            (found.validation_images, found.validation_labels),
+            len(found.classes),
+            report,
+            epochs=spec.epochs,
+            checkpoint=Checkpoint(Path(spec.checkpoint)) if spec.checkpoint else None,
+        )
+    return {"parameters": built.parameters}
 
 
 def take_resources(spec: TrialSpec) -> None:
@@ -110,13 +115,14 @@ def fit(
     *,
     epochs: int,
     checkpoint: Checkpoint | None = None,
+    keep_each_epoch: bool = False,
 ) -> None:
-    """Train a compiled model, reporting after each epoch until `epochs` or a STOP.
+    """Train a compiled model, reporting at the early look and after each epoch, until `epochs`, a STOP or a PAUSE.
 
     watched: validation images and labels; None where there are none (a refit), and then the reports carry the training figures.
-    checkpoint: where the state is kept after each epoch, and where one that is there already is gone on from.
+    checkpoint: where a state that is there is gone on from, and where it is kept at a pause, or after each epoch.
+    Raises FloatingPointError where the loss stops being finite.
     """
-    done = checkpoint.restore(model) if checkpoint else 0
     batches = Batches(
         images,
         labels,
@@ -124,13 +130,52 @@ def fit(
         batch_size=_batch_size(spec.config, len(images)),
         augmentation=Augmentation.of(spec.config),
         seed=spec.seed,
-        epoch=done,
     )
-    reporting = _Reporting(spec, watched, report, images_per_epoch=len(batches) * _batch_size(spec.config, len(images)))
-    keeping = [_Keeping(checkpoint, epochs)] if checkpoint else []
-    callbacks = [reporting, *keeping, _NonFinite()]
-    # Shuffled by the batches themselves, by seed and epoch: Keras's shuffle on top hangs on how many epochs this process ran.
-    model.fit(batches, initial_epoch=done, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+    last = epochs * batches.per_epoch
+    enough = float(spec.config.get("stop_at_train_accuracy", math.inf))
+    done = checkpoint.restore(model) if checkpoint else 0
+    begun = time.monotonic()
+    for epoch, step in _looks(spec.early, batches, epochs):
+        if step <= done:
+            continue
+        train = _train(model, batches, done, step)
+        done = step
+        seen = train if watched is None else _look(model, watched, part=epoch == 0)
+        verdict = report(
+            EpochReport(
+                trial=spec.trial,
+                epoch=epoch,
+                objective=seen[spec.objective],
+                accuracy=seen["accuracy"],
+                loss=seen["loss"],
+                train_accuracy=train["accuracy"],
+                train_loss=train["loss"],
+                images=step * batches.size,
+                seconds=time.monotonic() - begun,
+            )
+        )
+        stopped = verdict.action is Action.STOP or train["accuracy"] >= enough
+        if checkpoint and (keep_each_epoch or verdict.action is Action.PAUSE):
+            checkpoint.save(model, last if stopped else step)
+        if stopped or verdict.action is Action.PAUSE:
+            return
+
+
+def work_of(model: keras.Model) -> float:
+    """What one image's forward pass costs in multiply-adds: those of convolutions and dense layers, and what the rest amounts to.
+
+    An element that a layer puts out counts as 20 multiply-adds, one of a normalization as 100: on CPUs such layers wait for
+    memory (docs/LOG.md has how well it foretells a step's time).
+    """
+    work = 0.0
+    for layer in model.layers:
+        elements = float(np.prod(layer.output.shape[1:]))
+        work += elements * (100 if "Normalization" in type(layer).__name__ else 20)
+        kernel = getattr(layer, "kernel", None)
+        if kernel is not None:
+            # A kernel (…, ins, outs) is applied once for each output position: elements / outs.
+            work += elements * float(np.prod(kernel.shape[:-1]))
+    return work
 
 
 def probabilities(model: keras.Model, images: Array) -> Array:
@@ -174,52 +219,27 @@ def device_touched() -> bool:
     return bool(torch.cuda.is_initialized())
 
 
-class _Reporting(keras.callbacks.Callback):
-    """Reports after each epoch, and stops the fit when the verdict says so."""
-
-    def __init__(
-        self, spec: TrialSpec, watched: tuple[Array, Array] | None, report: Report, images_per_epoch: int
-    ) -> None:
-        super().__init__()
-        self._spec, self._watched, self._report, self._images = spec, watched, report, images_per_epoch
-        self._begun = time.monotonic()
-        self._enough = float(spec.config.get("stop_at_train_accuracy", math.inf))
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        logs = logs or {}
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(f"epoch {epoch + 1}: the training loss is not finite")
-        train = {"accuracy": float(logs["accuracy"]), "loss": float(logs["loss"])}
-        seen = {**train, "macro_f1": train["accuracy"]}
-        if self._watched is not None:
-            seen = scores(probabilities(self.model, self._watched[0]), self._watched[1])
-        verdict = self._report(
-            EpochReport(
-                trial=self._spec.trial,
-                epoch=epoch + 1,
-                objective=seen[self._spec.objective],
-                accuracy=seen["accuracy"],
-                loss=seen["loss"],
-                train_accuracy=train["accuracy"],
-                train_loss=train["loss"],
-                images=(epoch + 1) * self._images,
-                seconds=time.monotonic() - self._begun,
-            )
-        )
-        # Not an exception: one inside on_epoch_end would skip the other callbacks' on_train_end.
-        if verdict.action is Action.STOP or train["accuracy"] >= self._enough:
-            self.model.stop_training = True
+def _looks(early: int, batches: Batches, epochs: int) -> list[tuple[int, int]]:
+    """Epoch and step of every report: the early look as epoch 0, then each epoch's end."""
+    ends = [(epoch, epoch * batches.per_epoch) for epoch in range(1, epochs + 1)]
+    step = -(-early // batches.size)
+    return [(0, step), *ends] if 0 < step < batches.per_epoch else ends
 
 
-class _Keeping(keras.callbacks.Callback):
-    """Keeps the state after each epoch; a training that has stopped early as one that is at its end."""
+def _train(model: keras.Model, batches: Batches, begin: int, end: int) -> dict[str, float]:
+    """Train from one step to another; accuracy and loss on the way, augmentation and dropout included."""
+    # Shuffled by the batches themselves, by seed and epoch: Keras's shuffle on top hangs on how often fit was called.
+    told = model.fit(batches.between(begin, end), shuffle=False, verbose=0, callbacks=[_NonFinite()]).history
+    accuracy, loss = float(told["accuracy"][-1]), float(told["loss"][-1])
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"by step {end} the training loss is not finite")
+    return {"accuracy": accuracy, "macro_f1": accuracy, "loss": loss}
 
-    def __init__(self, checkpoint: Checkpoint, epochs: int) -> None:
-        super().__init__()
-        self._checkpoint, self._epochs = checkpoint, epochs
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        self._checkpoint.save(self.model, self._epochs if self.model.stop_training else epoch + 1)
+def _look(model: keras.Model, watched: tuple[Array, Array], *, part: bool) -> dict[str, float]:
+    """How good the model is on the validation images, or on every fourth of them: a look may not cost more than the rung."""
+    images, labels = (array[:: EARLY_SHARE if part else 1] for array in watched)
+    return scores(probabilities(model, images), labels)
 
 
 class _NonFinite(keras.callbacks.Callback):

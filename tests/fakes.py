@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autofash.errors import InfeasibleConfig
-from autofash.records import Action, EpochReport, Report, TrialSpec
+from autofash.records import Action, EpochReport, ModelBuilt, Report, TrialSpec
 
 ASYMPTOTE = 0.95
 
@@ -33,20 +33,35 @@ def report_of(spec: TrialSpec, epoch: int, objective: float) -> EpochReport:
 
 
 def learn(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
-    """Learn as `accuracy_of` says."""
+    """Learn as `accuracy_of` says; paused, go on from the epoch that was kept."""
     print(f"trial {spec.trial} learns with seed {spec.seed}", flush=True)
-    for epoch in range(1, spec.epochs + 1):
-        time.sleep(float(os.environ.get("AUTOFASH_FAKE_SECONDS", "0")))
-        if report(report_of(spec, epoch, accuracy_of(spec.config, epoch))).action is Action.STOP:
-            break
-    return {"parameters": 7}
+    return _learn(spec, report, 0.0)
 
 
 def learn_by_luck(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     """Learn as `accuracy_of` says, a hundredth more or less by the seed's luck."""
-    luck = (spec.seed % 1000 / 1000 - 0.5) / 50
-    for epoch in range(1, spec.epochs + 1):
-        if report(report_of(spec, epoch, accuracy_of(spec.config, epoch) + luck)).action is Action.STOP:
+    return _learn(spec, report, (spec.seed % 1000 / 1000 - 0.5) / 50)
+
+
+def build_and_learn(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Say how large the model is, and learn one epoch where that is wanted."""
+    if report(ModelBuilt(spec.trial, parameters=7, work=1e6)).action is Action.GO:
+        report(report_of(spec, 1, 0.5))
+    return {}
+
+
+def _learn(spec: TrialSpec, report: Report, luck: float) -> Mapping[str, Any]:
+    kept = Path(spec.checkpoint) / "epoch"
+    done = int(kept.read_text()) if spec.checkpoint and kept.exists() else 0
+    if done:
+        print(f"trial {spec.trial} goes on after epoch {done}", flush=True)
+    for epoch in range(done + 1, spec.epochs + 1):
+        time.sleep(float(os.environ.get("AUTOFASH_FAKE_SECONDS", "0")))
+        verdict = report(report_of(spec, epoch, accuracy_of(spec.config, epoch) + luck))
+        if verdict.action is Action.PAUSE:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(str(epoch))
+        if verdict.action is not Action.GO:
             break
     return {"parameters": 7}
 

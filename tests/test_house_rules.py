@@ -95,7 +95,8 @@ def test_the_changelog_knows_this_version() -> None:
 def test_every_dependency_is_pinned_and_says_why_it_is_there() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     project = tomllib.loads(text)
-    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    groups = project["dependency-groups"].values()
+    wanted = [*project["project"]["dependencies"], *(requirement for group in groups for requirement in group)]
     pins = {
         line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
     }

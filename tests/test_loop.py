@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,7 @@ from autofash.loop import (
     Started,
     TrialBegan,
     TrialEnded,
+    TrialPaused,
     TrialReported,
 )
 from autofash.records import State
@@ -92,10 +94,30 @@ def test_a_resumed_search_takes_space_data_and_settings_from_its_study() -> None
 
 
 def test_a_search_cut_in_two_equals_a_whole_one() -> None:
-    whole, _ = search(study="whole", trials=10, workers=1)
-    search(study="cut", trials=4, workers=1)
-    cut, _ = search(study="cut", trials=10, workers=1)
+    whole, _ = search(study="whole", trials=10, workers=1, pruner="none")
+    search(study="cut", trials=4, workers=1, pruner="none")
+    cut, _ = search(study="cut", trials=10, workers=1, pruner="none")
     assert [(t.config, t.seed, t.curve) for t in cut.trials()] == [(t.config, t.seed, t.curve) for t in whole.trials()]
+
+
+def test_a_search_with_paused_trials_that_is_interrupted_and_resumed_equals_a_whole_one() -> None:
+    settings = {"dataset": "digits", "space": "mlp", "trials": 14, "epochs": 6, "workers": 1}
+    whole, _ = search(study="whole", **settings)
+    ends = 0
+
+    def interrupt(event: SearchEvent) -> None:
+        nonlocal ends
+        ends += isinstance(event, TrialPaused)
+        if ends == 6:
+            ends += 1
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        loop.search(SearchRequest(study="cut", **settings), [interrupt], task="tests.fakes:learn")
+    assert State.PAUSED in {trial.state for trial in load_study("cut").trials()}
+    cut, _ = search(study="cut", **settings)
+    ran = [t for t in cut.trials() if t.state is not State.FAILED]  # the interrupted attempt of one trial is FAILED
+    assert {(str(t.config), t.seed, t.curve) for t in ran} == {(str(t.config), t.seed, t.curve) for t in whole.trials()}
 
 
 def test_a_new_study_takes_the_next_free_name() -> None:
@@ -106,7 +128,7 @@ def test_a_new_study_takes_the_next_free_name() -> None:
 
 def test_the_budget_ends_the_search_and_running_trials_are_queued_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.2")
-    study, events = search(trials=200, budget_seconds=4.0)
+    study, events = search(trials=200, budget_seconds=4.0, pruner="none")
     assert "budget of 4 s is used up" in why(events)
     states = [trial.state for trial in study.trials()]
     assert State.RUNNING not in states and State.WAITING in states
@@ -128,10 +150,43 @@ def test_the_target_ends_the_search() -> None:
 def test_pruned_trials_say_why_and_count_as_finished() -> None:
     study, _ = search(trials=15, epochs=6, pruner="asha")
     pruned = [trial for trial in study.trials() if trial.state is State.PRUNED]
-    assert pruned and all(
-        re.fullmatch(r"epoch \d: 0\.\d{4} is below the rung's best third, 0\.\d{4}", trial.why) for trial in pruned
-    )
-    assert all(len(trial.curve) < 6 for trial in pruned)
+    reason = r"epoch [13]: 0\.\d{4}(, among the first there| is below the rung's best third, 0\.\d{4})"
+    assert pruned and all(re.fullmatch(reason, trial.why) for trial in pruned)
+    assert all(len(trial.curve) in (1, 3) for trial in pruned)
+
+
+def test_a_trial_that_pauses_is_continued_from_its_checkpoint_and_never_trained_again() -> None:
+    study, events = search(trials=12, epochs=6, pruner="asha", workers=1)
+    reported = [(event.report.trial, event.report.epoch) for event in events if isinstance(event, TrialReported)]
+    assert len(reported) == len(set(reported)) > 12
+    begun = [event.trial for event in events if isinstance(event, TrialBegan)]
+    continued = {trial for trial in begun if begun.count(trial) > 1}
+    assert continued and any(isinstance(event, TrialPaused) for event in events)
+    for trial in study.trials():
+        assert [report.epoch for report in trial.reports] == list(range(1, len(trial.curve) + 1))
+    assert not list(study.folder.glob("trials/*/checkpoint")), "what has ended keeps no checkpoint"
+
+
+def test_a_search_ends_with_at_least_three_trials_that_were_trained_to_the_end_and_they_lead_their_rungs() -> None:
+    study, _ = search(trials=7, epochs=9, pruner="asha", workers=1)
+    complete = study.leaderboard()
+    assert len(complete) == 3 and all(len(trial.curve) == 9 for trial in complete)
+    assert min(trial.curve[0] for trial in complete) >= max(t.curve[0] for t in study.trials() if t not in complete)
+
+
+def test_trials_that_are_paused_are_kept_when_the_budget_ends_and_continued_by_the_next_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.05")
+    with suppress(NoTrial):  # on a busy machine none may have come to its end
+        search(trials=300, epochs=6, budget_seconds=5.0)
+    first = load_study()
+    paused = {t.number: t for t in first.trials() if t.state is State.PAUSED}
+    assert paused and all((first.folder / f"trials/{number}/checkpoint").exists() for number in paused)
+    second, events = search(trials=len(paused) + 8, epochs=6)
+    assert {e.trial for e in events if isinstance(e, TrialBegan)} & set(paused)
+    now = {t.number: t for t in second.trials()}
+    assert all(now[n].finished and now[n].curve[: len(t.curve)] == t.curve for n, t in paused.items())
 
 
 @pytest.mark.parametrize("pruner", ["asha", "hyperband", "median", "none"])
@@ -149,7 +204,7 @@ def test_infeasible_configs_fail_and_the_search_goes_on() -> None:
 
 
 def test_values_that_are_not_finite_fail_their_trials_and_are_never_best() -> None:
-    study, _ = search("leave_the_numbers", trials=4)
+    study, _ = search("leave_the_numbers", trials=4, pruner="none")
     assert {trial.state for trial in study.trials()} == {State.COMPLETE, State.FAILED}
     assert study.best().value == 0.5
 
@@ -323,6 +378,31 @@ def test_a_second_search_of_the_study_is_refused_with_the_holders_process_id() -
         search(trials=12)
     process.kill()
     finish(process)
+
+
+def test_a_coordinator_killed_while_trials_are_paused_continues_them_from_their_checkpoints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.05")
+    process = coordinator(trials=40, epochs=6, pruner="asha")
+    for _ in range(8):
+        line_of(process, "TrialPaused")
+    process.kill()
+    finish(process)
+    before = {t.number: t for t in load_study().trials() if t.state is State.PAUSED}
+    assert len(before) >= 5
+    process = coordinator(trials=40, epochs=6, pruner="asha")
+    code, said = finish(process, 60)
+    assert code == 0, said
+    after = {t.number: t for t in load_study().trials()}
+    assert sum(trial.finished for trial in after.values()) == 40
+    assert not [t for t in after.values() if t.state in (State.RUNNING, State.PAUSED, State.WAITING)]
+    for number, trial in before.items():
+        assert after[number].finished and after[number].curve[: len(trial.curve)] == trial.curve
+        log = (load_study().folder / f"trials/{number}/log.txt").read_text()
+        assert log.count("goes on after epoch") == log.count("learns with seed") - 1, (
+            "none was trained from scratch again"
+        )
 
 
 def test_two_studies_in_one_file_are_searched_at_once() -> None:

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from autofash import training
+from autofash.checkpoint import Checkpoint
 from autofash.data import prepare
 from autofash.errors import InfeasibleConfig
 from autofash.executors import ProcessExecutor
@@ -26,11 +28,17 @@ def spec(trial: int = 0, epochs: int = 3, threads: int = 1, **config: object) ->
     return TrialSpec(trial, {**CONFIG, **config}, seed=7, epochs=epochs, data=folder, threads=threads)
 
 
-def run(given: TrialSpec, stop_after: int = 99) -> list[EpochReport]:
+def run(given: TrialSpec, stop_after: int = 99, pause_after: int = 99) -> list[EpochReport]:
+    return trained(given, stop_after, pause_after)[1]
+
+
+def trained(given: TrialSpec, stop_after: int = 99, pause_after: int = 99) -> tuple[keras.Model, list[EpochReport]]:
     reports: list[EpochReport] = []
 
     def report(said: EpochReport) -> Verdict:
         reports.append(said)
+        if said.epoch == pause_after:
+            return Verdict.pause("others first")
         return Verdict.stop("enough") if said.epoch >= stop_after else Verdict.go()
 
     # take_resources wants a process that has run nothing yet; here others have
@@ -38,8 +46,11 @@ def run(given: TrialSpec, stop_after: int = 99) -> list[EpochReport]:
     found = training.data.load(given.data)
     model = training.compiled(given, found.train_images.shape[1:], 10, len(found.train_images))
     watched = (found.validation_images, found.validation_labels)
-    training.fit(model, given, found.train_images, found.train_labels, watched, 10, report, epochs=given.epochs)
-    return reports
+    kept = Checkpoint(Path(given.checkpoint)) if given.checkpoint else None
+    training.fit(
+        model, given, found.train_images, found.train_labels, watched, 10, report, epochs=given.epochs, checkpoint=kept
+    )
+    return model, reports
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +78,48 @@ def test_a_trial_learns_real_digits_and_reports_each_epoch() -> None:
 
 def test_a_stop_ends_the_training_after_that_epoch() -> None:
     assert len(run(spec(epochs=9), stop_after=2)) == 2
+
+
+def test_an_early_look_comes_within_the_first_epoch_and_changes_nothing_of_the_training() -> None:
+    plain, looked = trained(spec(epochs=2, dropout=0.2)), trained(replace(spec(epochs=2, dropout=0.2), early=500))
+    assert [report.epoch for report in looked[1]] == [0, 1, 2]
+    assert looked[1][0].images == 16 * 32, "500 images, in whole batches"
+    assert [r.loss for r in looked[1][1:]] == [r.loss for r in plain[1]]
+    for one, other in zip(plain[0].get_weights(), looked[0].get_weights(), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("pause_after", [0, 1])
+def test_a_paused_training_goes_on_in_the_midst_of_an_epoch_and_ends_with_the_same_weights(
+    pause_after: int, tmp_path: Path
+) -> None:
+    config = {"dropout": 0.3, "optimizer": "adamw", "schedule": "onecycle", "mixup": 0.2}
+    whole, reports = trained(replace(spec(epochs=3, **config), early=500))
+    given = replace(spec(epochs=3, **config), early=500, checkpoint=str(tmp_path / "state"))
+    before = run(given, pause_after=pause_after)
+    model, after = trained(given)
+    assert [r.epoch for r in before + after] == [r.epoch for r in reports] == [0, 1, 2, 3]
+    assert [r.loss for r in before + after] == [r.loss for r in reports]
+    for one, other in zip(whole.get_weights(), model.get_weights(), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_damaged_checkpoint_is_no_obstacle_the_training_begins_anew(tmp_path: Path) -> None:
+    given = replace(spec(epochs=2), checkpoint=str(tmp_path / "state"))
+    run(given, pause_after=1)
+    [kept] = (tmp_path / "state").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-200])
+    assert [report.epoch for report in run(given)] == [1, 2]
+
+
+def test_the_work_of_a_model_is_that_of_its_convolutions_and_dense_layers_and_something_for_the_rest() -> None:
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dense(10)(keras.layers.Flatten()(x))
+    work = training.work_of(keras.Model(inputs, x))
+    elements = 20 * (8 * 8 * 3) + 20 * (8 * 8 * 4) + 100 * (8 * 8 * 4) + 20 * (8 * 8 * 4) + 20 * 10
+    assert work == (8 * 8 * 4) * (3 * 3 * 3) + 10 * (8 * 8 * 4) + elements
 
 
 def test_training_stops_at_the_training_accuracy_that_was_asked_for() -> None:

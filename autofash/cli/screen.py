@@ -27,6 +27,7 @@ from autofash.loop import (
     SearchEvent,
     TrialBegan,
     TrialEnded,
+    TrialPaused,
     TrialReported,
 )
 from autofash.records import EpochReport, Started, State, TrialRecord
@@ -70,7 +71,8 @@ class LiveScreen:
         self._running: dict[int, TrialBegan] = {}
         self._curves: dict[int, list[EpochReport]] = {}
         self._recent: deque[TrialRecord] = deque(maxlen=RECENT)
-        self._finished = self._at_start = self._pruned = 0
+        self._finished = self._at_start = 0
+        self._paused: set[int] = set()
         self._best: TrialRecord | None = None
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._drawn, transient=True)
 
@@ -93,22 +95,29 @@ class LiveScreen:
             case SearchBegan():
                 self._began, self._finished, self._at_start = event, event.finished, event.finished
                 self._note = "starting Keras, about ten seconds"
+                self._paused = {found.number for found in event.study.standings() if found.state is State.PAUSED}
+                self._at_start += len(self._paused)
                 ranked = event.study.leaderboard(1)
                 self._best = ranked[0] if ranked else None
                 for line in opening_lines(event):
                     self._console.print(line)
             case TrialBegan():
-                self._curves[event.trial] = []  # first: another thread draws what runs
+                self._curves[event.trial] = list(event.reports)  # first: another thread draws what runs
                 self._running[event.trial] = event
+                self._paused.discard(event.trial)
             case Started():
                 self._note = ""
             case TrialReported():
                 self._curves[event.report.trial].append(event.report)
-            case TrialEnded():
+            case TrialPaused():
                 del self._running[event.record.number]
                 self._recent.append(event.record)
+                self._paused.add(event.record.number)
+            case TrialEnded():
+                self._running.pop(event.record.number, None)  # one that was paused does not run
+                self._paused.discard(event.record.number)
+                self._recent.append(event.record)
                 self._finished = event.finished
-                self._pruned += event.record.state is State.PRUNED
                 better = self._best is None or (event.record.value or 0.0) > (self._best.value or 0.0)
                 if event.record.state is State.COMPLETE and better:
                     self._best = event.record
@@ -132,16 +141,14 @@ class LiveScreen:
     def _head(self) -> RenderableType:
         assert self._began is not None
         total, elapsed = self._began.target, time.monotonic() - self._since
-        here = self._finished - self._at_start
-        left = (
-            f"{duration(elapsed / here * (total - self._finished))} left"
-            if here >= 2 and self._finished < total
-            else ""
-        )
+        tried = self._finished + len(self._paused)
+        here = tried - self._at_start
+        left = f"{duration(elapsed / here * (total - tried))} left" if here >= 2 and tried < total else ""
+        paused = f", {len(self._paused)} of them paused" if self._paused else ""
         row = Table.grid(padding=(0, 2, 0, 0))
         row.add_row(
-            Text(f"{self._finished} of {total} trials", style="bold"),
-            ProgressBar(total=total, completed=self._finished, width=24),
+            Text.assemble((f"{tried} of {total} trials", "bold"), (paused, "dim")),
+            ProgressBar(total=total, completed=tried, width=24),
             Text(duration(elapsed), style="dim"),
             Text(left, style="dim"),
         )
@@ -160,7 +167,7 @@ class LiveScreen:
             reports = self._curves[number]
             made.add_row(
                 str(number),
-                f"{len(reports)}/{begun.epochs}",
+                f"{max((r.epoch for r in reports), default=0)}/{begun.epochs}",
                 Text(sparkline([r.objective for r in reports]), style="cyan"),
                 percent(max((r.objective for r in reports), default=None)),
                 brief(config_text(begun.config, 8), "dim"),
@@ -168,7 +175,7 @@ class LiveScreen:
         return made
 
     def _recent_table(self) -> Table:
-        made = table("finished>", "", "validation", ">", "time>", "")
+        made = table("ended>", "", "validation", ">", "time>", "")
         for record in reversed(list(self._recent)):
             made.add_row(
                 str(record.number),
@@ -199,7 +206,7 @@ class PlainLines:
             case SearchBegan():
                 for line in opening_lines(event):
                     print(line.plain, flush=True)
-            case TrialEnded(record=record):
+            case TrialEnded(record=record) | TrialPaused(record=record):
                 value = f" {percent(record.value)}" if record.value is not None else ""
                 what = record.why or config_text(record.config)
                 head = f"{event.finished}/{event.target}  trial {record.number} {record.state}{value}"

@@ -67,7 +67,8 @@ def print_study(console: Console, study: Study, most: int | None) -> None:
     summary, settings = study.summary(), study.settings
     how = f"{shown(settings.space)} on {settings.dataset}, by {settings.sampler} and {settings.pruner}, seed {settings.seed}"
     say(f"[bold]{study.name}[/]  {how}")
-    counts = f"{summary.complete} complete, {summary.pruned} pruned, {summary.failed} failed"
+    paused = f", {summary.paused} paused" if summary.paused else ""
+    counts = f"{summary.complete} complete, {summary.pruned} pruned{paused}, {summary.failed} failed"
     finished = summary.complete + summary.pruned
     opened = len(study.openings)
     say(
@@ -118,15 +119,16 @@ def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
     for name, value in record.config.items():
         config.add_row(name, value_text(value))
     curve = table("epoch>", "validation>", "loss>", "training>", "time>")
-    for report in record.reports:
+    looks = [record.early, *record.reports] if record.early else record.reports
+    for report in looks:
         curve.add_row(
-            str(report.epoch),
+            str(report.epoch) if report.epoch else "early",
             percent(report.objective),
             f"{report.loss:.4f}",
             percent(report.train_accuracy),
             duration(report.seconds),
         )
-    console.print(Columns([config, curve] if record.reports else [config], padding=(0, 4)))
+    console.print(Columns([config, curve] if looks else [config], padding=(0, 4)))
     log = study.folder / "trials" / str(record.number) / "log.txt"
     if log.exists():
         say(f"\n[dim]log: {shown(log)}[/]")
@@ -137,7 +139,7 @@ def _interval(study: Study, record: TrialRecord) -> str:
     from autofash.intervals import wilson
 
     images = study.validation_images
-    if images is None or record.value is None or study.settings.objective != "accuracy":
+    if images is None or record.value is None or not record.best_epoch or study.settings.objective != "accuracy":
         return ""
     sure = wilson(record.value, images)
     return f"  [dim]95 % interval {100 * sure.low:.2f} – {100 * sure.high:.2f} %, on {images:,} images[/]"

@@ -21,7 +21,14 @@ from autofash.figures import value_text
 
 console = Console(highlight=False)
 BARS = "▁▂▃▄▅▆▇█"
-STATE_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
+STATE_STYLES = {
+    "complete": "green",
+    "pruned": "yellow",
+    "failed": "red",
+    "running": "cyan",
+    "paused": "blue",
+    "waiting": "dim",
+}
 # The parameters that tell most about a config come first; the rest follow in the order of the space.
 FIRST = (
     "config",

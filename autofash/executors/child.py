@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from autofash.executors.channel import Channel
 from autofash.executors.protocol import reason, resolve
-from autofash.records import Action, EpochReport, TrialSpec, Verdict
+from autofash.records import Action, Said, TrialSpec, Verdict
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -37,8 +37,8 @@ def serve(channel: Channel) -> NoReturn:
     verdicts: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, verdicts), daemon=True).start()
 
-    def report(said: EpochReport) -> Verdict:
-        channel.send({"report": asdict(said)})
+    def report(said: Said) -> Verdict:
+        channel.send({"said": type(said).__name__, **asdict(said)})
         return verdicts.get()
 
     channel.send({"started": os.getpid()})

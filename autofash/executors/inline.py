@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from autofash.executors.protocol import Event, reason, resolve
-from autofash.records import Ending, EpochReport, Outcome, Started, TrialSpec, Verdict
+from autofash.records import Ending, Outcome, Said, Started, TrialSpec, Verdict
 
 
 class _Abandoned(BaseException):
@@ -52,7 +52,7 @@ class InlineExecutor:
     def _run(self, spec: TrialSpec, submitted: float) -> None:
         import os
 
-        def report(said: EpochReport) -> Verdict:
+        def report(said: Said) -> Verdict:
             if not self._closed:
                 self._events.put(said)
                 verdict = self._replies[spec.trial].get()

@@ -17,7 +17,7 @@ from pathlib import Path
 from autofash.errors import ResourceError
 from autofash.executors.channel import ORDER, Channel, Message
 from autofash.executors.protocol import Event
-from autofash.records import Ending, EpochReport, Outcome, Started, TrialSpec, Verdict
+from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, Started, TrialSpec, Verdict
 
 CLOSING_SECONDS = 5.0
 MOST_RESTARTS = 3  # of the server, without a trial that ended well in between
@@ -194,8 +194,9 @@ class ProcessExecutor:
     def _pass_on(self, trial: int, running: _Running, message: Message) -> None:
         if "started" in message:
             self._events.append(Started(trial, message["started"], time.monotonic() - running.submitted))
-        elif "report" in message:
-            self._events.append(EpochReport(**message["report"]))
+        elif "said" in message:
+            kind = ModelBuilt if message.pop("said") == "ModelBuilt" else EpochReport
+            self._events.append(kind(**message))
         else:
             self._restarts = 0
             self._end(trial, Ending(message["ended"]), message.get("reason", ""), message.get("details"))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from autofash.errors import AutofashError
-from autofash.records import EpochReport, Outcome, Started, Task, TrialSpec, Verdict
+from autofash.records import Outcome, Said, Started, Task, TrialSpec, Verdict
 
-Event = Started | EpochReport | Outcome
+Event = Started | Said | Outcome
 
 
 class Executor(Protocol):
-    """Runs trials. A trial gives one Started, any number of EpochReports, each waiting for a reply, and one Outcome, the last."""
+    """Runs trials. A trial gives one Started, whatever it has to say, each waiting for a reply, and one Outcome, the last."""
 
     def submit(self, spec: TrialSpec) -> None:
         """Run this trial at once. Raises ResourceError where no process can be had."""

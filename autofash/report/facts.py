@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from autofash import manifest
-from autofash.errors import UnsafeFile
 from autofash.figures import percent
 from autofash.intervals import Interval, wilson
 from autofash.records import Config, State, TrialRecord, Value
+from autofash.report.baselines import Baseline, baselines
+from autofash.report.edges import Edge, edges
 from autofash.report.tested import Tested, tested
 from autofash.space import ChoiceParam, FloatParam, IntParam, Param, load_space, shipped_spaces
-from autofash.space.vocabulary import Limits, Real, Whole, misfit, vocabulary
 from autofash.study import Confirmed, Study, confirmed, is_settled, verdict
 from autofash.study.importances import FEWEST, importances
-from autofash.study.ledger import study_names
 from autofash.study.writer import epochs_of
 
 LEADERS = 10
 CURVES = 5
 AXES = 8  # of the parallel coordinates: the most telling parameters
-EDGE = 0.05  # of a range
-STORIED = "fashion_mnist"  # the data set that the five classics were published for
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +72,10 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
-    """A parameter whose best value lies at the end of what was searched."""
-
-    name: str
-    value: Value  # of the best trial
-    end: Value  # the bound, or the first or last value
-    leaders: int  # how many of the first CURVES trials lie at that end
-    of: int  # the first trials that have the parameter
-    widen: str  # what to write into the space
-
-
-@dataclass(frozen=True, slots=True)
 class PrunedAt:
     """What was stopped after an epoch."""
 
-    epoch: int
+    epoch: int  # 0: within the first, at the early look or before
     trials: int
     why: str  # of the last of them
 
@@ -110,17 +93,6 @@ class Cost:
     saved_epochs: int
     refit_seconds: float | None
     energy_joules: float | None  # None where no run could count it
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """A classic classifier: what was claimed for it, and what was measured here."""
-
-    name: str
-    about: str
-    claim: str
-    train_accuracy: float | None  # None where it was not measured
-    test_accuracy: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +195,11 @@ def gather(study: Study) -> Facts:
             for record in trials
             if record.finished and record.value is not None
         ),
-        edges=_edges(study, ranked[:CURVES]),
+        edges=edges(study, ranked[:CURVES]),
         pruned_at=_pruned_at(trials),
         cost=_cost(study, trials, model),
         tested=model,
-        baselines=_baselines(study) if settings.dataset == STORIED else (),
+        baselines=baselines(study),
         reproduce=_reproduce(study, model),
     )
 
@@ -350,93 +322,25 @@ def _axis(name: str, param: Param) -> Axis:
     return Axis(name, (False, True))
 
 
-def _edges(study: Study, leaders: Sequence[TrialRecord]) -> tuple[Edge, ...]:
-    """Parameters whose best value lies at an end beyond which the space could be widened."""
-    known = {} if study.space.configs else vocabulary(study.space.family)
-    found = []
-    for name, param in study.space.params.items():
-        values = [record.config[name] for record in leaders if name in record.config]
-        end = _end(param, values[0]) if name in leaders[0].config else None
-        if end is None or name not in known:
-            continue
-        widen = _beyond(param, end, known[name])
-        if widen:
-            close = sum(_end(param, value) == end for value in values)
-            found.append(Edge(name, values[0], end, close, len(values), widen))
-    return tuple(sorted(found, key=lambda edge: -edge.leaders))
-
-
-def _end(param: Param, value: Value) -> Value | None:
-    """The end of the parameter that the value lies at: within EDGE of a range, or the first or last of ordered numbers."""
-    match param:
-        case IntParam() | FloatParam() if param.high > param.low:
-            place = _place(param, float(value))
-            return param.low if place <= EDGE else param.high if place >= 1 - EDGE else None
-        case ChoiceParam():
-            numbers = [number for number in param.values if isinstance(number, int | float)]
-            ordered = numbers == sorted(numbers) or numbers == sorted(numbers, reverse=True)
-            plain = len(numbers) == len(param.values) > 1 and not any(isinstance(n, bool) for n in numbers)
-            return value if ordered and plain and value in (numbers[0], numbers[-1]) else None
-    return None
-
-
-def _place(param: IntParam | FloatParam, value: float) -> float:
-    """Where the value lies in its range, 0 to 1; by its logarithm where log is set."""
-    scale: Callable[[float], float] = math.log if param.log else float
-    return (scale(value) - scale(param.low)) / (scale(param.high) - scale(param.low))
-
-
-def _beyond(param: Param, end: Value, limits: Limits) -> str:
-    """What to write into the space to reach beyond this end: half a range further, or a choice's next value.
-
-    Empty where the limits of the vocabulary leave nothing beyond.
-    """
-    match param:
-        case IntParam() | FloatParam():
-            upward, span = end == param.high, param.high - param.low
-            least, most = (limits.low, limits.high) if isinstance(limits, Whole | Real) else (param.low, param.high)
-            if param.log:
-                factor = math.sqrt(param.high / param.low)
-                reached = min(param.high * factor, most) if upward else max(param.low / factor, least)
-            else:
-                step = param.step or 0.0
-                reach = min(max(span / 2, step), most - param.high if upward else param.low - least)
-                reach = math.floor(reach / step + 1e-9) * step if step else reach
-                reached = param.high + reach if upward else param.low - reach
-            beyond = round(reached) if isinstance(param, IntParam) else float(f"{reached:.2g}")
-            return f"{'high' if upward else 'low'} = {beyond:g}" if beyond != end else ""
-        case ChoiceParam():
-            numbers = [float(number) for number in param.values]
-            first = end == param.values[0]
-            last, inner = numbers[:2] if first else (numbers[-1], numbers[-2])
-            even = inner > 0 and max(last / inner, inner / last) >= 2
-            reached = last * last / inner if even else 2 * last - inner
-            further = round(reached) if isinstance(end, int) else float(f"{reached:.2g}")
-            if misfit(limits, further):
-                return ""
-            values = [further, *param.values] if first else [*param.values, further]
-            return f"values = [{', '.join(f'{value:g}' for value in values)}]"
-    return ""
-
-
 def _pruned_at(trials: Sequence[TrialRecord]) -> tuple[PrunedAt, ...]:
     stopped: dict[int, list[TrialRecord]] = {}
     for record in trials:
         if record.state is State.PRUNED:
             stopped.setdefault(len(record.curve), []).append(record)
     return tuple(
-        PrunedAt(epoch, len(records), records[-1].why.removeprefix(f"epoch {epoch}: "))
+        PrunedAt(epoch, len(records), records[-1].why.partition(": ")[2] or records[-1].why)
         for epoch, records in sorted(stopped.items())
     )
 
 
 def _cost(study: Study, trials: Sequence[TrialRecord], model: Tested | None) -> Cost:
     saved_seconds, saved_epochs, share = 0.0, 0, _later_pace(trials)
+    images = next((int(run["train_images"]) for run in reversed(study.runs) if "train_images" in run), 0)
     for record in trials:
-        if record.state is State.PRUNED and record.reports:
+        if record.state is State.PRUNED and (record.reports or record.early):
             left = max(0, epochs_of(record.config, study.settings.epochs) - len(record.reports))
             saved_epochs += left
-            saved_seconds += left * (_pace(record) or share * record.reports[0].seconds)
+            saved_seconds += left * (_pace(record, images) or share * record.reports[0].seconds)
     joules = [float(run["energy_joules"]) for run in study.runs if run.get("energy_joules") is not None]
     return Cost(
         trial_seconds=sum(record.seconds for record in trials),
@@ -449,8 +353,13 @@ def _cost(study: Study, trials: Sequence[TrialRecord], model: Tested | None) -> 
     )
 
 
-def _pace(record: TrialRecord) -> float | None:
-    """Seconds an epoch after the first, which alone pays for the model's compilation; None where there is no second."""
+def _pace(record: TrialRecord, images: int = 0) -> float | None:
+    """Seconds an epoch after the first, which alone pays for the model's compilation; None where there is no second.
+
+    images: in an epoch, for one that was stopped at its early look: it pays for the compilation too.
+    """
+    if not record.reports and record.early:
+        return record.early.seconds * images / record.early.images
     first, *later = record.reports
     return (later[-1].seconds - first.seconds) / len(later) if later else None
 
@@ -463,31 +372,6 @@ def _later_pace(trials: Sequence[TrialRecord]) -> float:
         if record.reports and record.reports[0].seconds and (pace := _pace(record)) is not None
     ]
     return statistics.median(shares) if shares else 1.0
-
-
-def _baselines(study: Study) -> tuple[Baseline, ...]:
-    """The five classics; measured where `autofash baselines` ran on the same data in the same storage."""
-    name, measured = f"{study.settings.dataset}-baselines", {}
-    if name in study_names(study.storage):
-        other = Study(name, study.storage)
-        same = other.settings.data_fingerprint == study.settings.data_fingerprint
-        for record in other.trials() if same else []:
-            try:
-                measured[str(record.config["config"])] = manifest.read(other.folder / f"trial-{record.number}")[
-                    "metrics"
-                ]
-            except (KeyError, UnsafeFile):
-                pass  # it was searched, and not refitted
-    return tuple(
-        Baseline(
-            name=classic,
-            about=named.about,
-            claim=named.claim,
-            train_accuracy=measured.get(classic, {}).get("train_accuracy"),
-            test_accuracy=measured.get(classic, {}).get("test_accuracy"),
-        )
-        for classic, named in load_space("baselines").configs.items()
-    )
 
 
 def _reproduce(study: Study, model: Tested | None) -> Reproduce:

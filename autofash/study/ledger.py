@@ -37,6 +37,7 @@ from autofash.study.rows import (
     read_trials,
     schema_version,
 )
+from autofash.study.rungs import EARLY
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -234,22 +235,26 @@ class Study:
 
     def record(self, trial: FrozenTrial) -> TrialRecord:
         """An Optuna trial in our terms."""
-        noted = trial.user_attrs
-        curve = trial.intermediate_values
+        noted, said = trial.user_attrs, reports_of(trial)
+        looks = trial.intermediate_values
+        curve = {epoch: value for epoch, value in looks.items() if epoch != EARLY}
         best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
+        pause = noted.get("paused", {})
+        paused = trial.state is TrialState.RUNNING and pause.get("runs") is False
         return TrialRecord(
             number=trial.number,
-            state=STATES[trial.state],
+            state=State.PAUSED if paused else STATES[trial.state],
             config=self.config_of(trial),
-            value=curve[best] if best is not None else None,
+            value=curve[best] if best is not None else looks.get(EARLY),
             best_epoch=best,
             curve=tuple(curve[epoch] for epoch in sorted(curve)),
-            reports=tuple(EpochReport(**report) for report in noted.get("reports", [])),
-            seconds=float(noted.get("seconds", 0.0)),
-            why=str(noted.get("why", "")),
+            reports=tuple(report for report in said if report.epoch != EARLY),
+            seconds=float(noted.get("seconds", pause.get("seconds", 0.0))),
+            why=str(noted.get("why", pause["why"] if paused else "")),
             seed=int(noted.get("seed", 0)),
             origin=str(noted.get("origin", "sampled")),
             ended=trial.datetime_complete.astimezone() if trial.datetime_complete else None,
+            early=next((report for report in said if report.epoch == EARLY), None),
         )
 
     def config_of(self, trial: FrozenTrial) -> Config:
@@ -259,6 +264,11 @@ class Study:
             return {}
         family = {} if "family" in params or self.space.configs else {"family": self.space.family}
         return self.space.expand({**family, **params})
+
+
+def reports_of(trial: FrozenTrial) -> list[EpochReport]:
+    """What a trial said, the early look included, as far as the ledger has it."""
+    return [EpochReport(**report) for report in trial.user_attrs.get("reports", [])]
 
 
 def noted_config(trial: FrozenTrial) -> Config:
@@ -314,7 +324,10 @@ def _reading(storage: str) -> Iterator[Connection | None]:
 
 
 def _standings(connection: Connection, study: int) -> list[Standing]:
-    found = [Standing(number, STATES[state], value) for number, state, value in read_standings(connection, study)]
+    found = [
+        Standing(number, State.PAUSED if paused else STATES[state], value)
+        for number, state, paused, value in read_standings(connection, study)
+    ]
     return sorted(found, key=lambda standing: (not standing.ranks, -(standing.value or 0.0), standing.number))
 
 
@@ -327,6 +340,7 @@ def _summary(name: str, attributes: Mapping[str, Any], standings: Sequence[Stand
         trials=int(attributes["target"]),
         complete=count[State.COMPLETE],
         pruned=count[State.PRUNED],
+        paused=count[State.PAUSED],
         failed=count[State.FAILED],
         best=standings[0].value if standings and standings[0].ranks else None,
         updated=_updated(attributes),

@@ -19,7 +19,9 @@ import sqlalchemy
 from optuna.distributions import json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Connection, DateTime, TableClause, column, exists, func, select, table
+from sqlalchemy import ColumnElement, Connection, DateTime, TableClause, case, column, exists, func, select, table
+
+from autofash.study.rungs import EARLY
 
 SCHEMA = 12  # of Optuna's tables, all that are named here
 STUDIES = table("studies", column("study_id"), column("study_name"))
@@ -102,17 +104,21 @@ def read_studies(connection: Connection, name: str | None = None) -> dict[str, t
     return found
 
 
-def read_standings(connection: Connection, study: int) -> Iterator[tuple[int, TrialState, float | None]]:
-    """Number, state and best report of a study's trials, by number, without those that only repeat a finished config."""
+def read_standings(connection: Connection, study: int) -> Iterator[tuple[int, TrialState, bool, float | None]]:
+    """Number, state, whether it is paused, and best epoch of a study's trials, by number.
+
+    Without those that only repeat a finished config. Before an epoch's end, the early look is the best there is.
+    """
     repeats = exists().where(USER_ATTRIBUTES.c.trial_id == TRIALS.c.trial_id, USER_ATTRIBUTES.c.key == "duplicate_of")
-    best = (
-        select(func.max(REPORTED.c.intermediate_value))
-        .where(REPORTED.c.trial_id == TRIALS.c.trial_id)
-        .scalar_subquery()
+    reported = select(func.max(REPORTED.c.intermediate_value)).where(REPORTED.c.trial_id == TRIALS.c.trial_id)
+    best = func.coalesce(reported.where(REPORTED.c.step != EARLY).scalar_subquery(), reported.scalar_subquery())
+    noted = select(USER_ATTRIBUTES.c.value_json).where(
+        USER_ATTRIBUTES.c.trial_id == TRIALS.c.trial_id, USER_ATTRIBUTES.c.key == "paused"
     )
-    rows = select(TRIALS.c.number, TRIALS.c.state, best).where(TRIALS.c.study_id == study, ~repeats)
-    for number, state, value in connection.execute(rows.order_by(TRIALS.c.trial_id)):
-        yield number, TrialState[state], value
+    pause = case((TRIALS.c.state == TrialState.RUNNING.name, noted.scalar_subquery()))
+    rows = select(TRIALS.c.number, TRIALS.c.state, pause, best).where(TRIALS.c.study_id == study, ~repeats)
+    for number, state, paused, value in connection.execute(rows.order_by(TRIALS.c.trial_id)):
+        yield number, TrialState[state], paused is not None and not json.loads(paused)["runs"], value
 
 
 def read_trials(connection: Connection, wanted: ColumnElement[bool]) -> list[FrozenTrial]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 import importlib.util
 import json
@@ -120,6 +121,32 @@ class GridSampler(BaseSampler):
     ) -> Value:
         """The chosen config's value."""
         return self._chosen[trial.number][param_name]
+
+
+class PausedAsPruned(optuna.Study):
+    """A study as its sampler is to see it: trials that pause at a rung look pruned there.
+
+    TPE learns from a pruned trial's last value, and takes every running one for bad. Optuna has no public way to show a
+    sampler other trials than the ledger's; its own Hyperband does it like this (optuna.pruners._hyperband).
+    """
+
+    def __init__(self, study: optuna.Study, paused: Container[int]) -> None:
+        self.__dict__.update(study.__dict__)  # the same storage and caches
+        self._paused = paused
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        found = super()._get_trials(deepcopy=deepcopy, use_cache=use_cache)
+        seen = [_pruned(trial) if trial.number in self._paused else trial for trial in found]
+        return seen if states is None else [trial for trial in seen if trial.state in states]
+
+
+def _pruned(trial: FrozenTrial) -> FrozenTrial:
+    shown = copy.copy(trial)
+    shown.state = TrialState.PRUNED
+    shown.value = trial.intermediate_values[max(trial.intermediate_values)]
+    return shown
 
 
 def untried(study: optuna.Study, configs: Sequence[Config]) -> list[Config]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import shutil
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -16,9 +19,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autofash.errors import StudyMismatch
 from autofash.records import (
+    Action,
     Config,
     Ending,
     EpochReport,
+    ModelBuilt,
     Outcome,
     Rerun,
     StudySettings,
@@ -35,10 +40,12 @@ from autofash.study.ledger import (
     is_confirmation,
     ledger_errors,
     noted_config,
+    reports_of,
 )
 from autofash.study.lock import StudyLock
-from autofash.study.pruners import check_pruner, make_pruner, why_pruned
-from autofash.study.samplers import check_sampler, key_of, make_sampler, suggest, untried
+from autofash.study.pruners import check_pruner, make_pruning
+from autofash.study.samplers import PausedAsPruned, check_sampler, key_of, make_sampler, suggest, untried
+from autofash.study.underway import Situation, Underway
 
 ATTEMPTS = 2  # of a trial whose own process dies
 MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
@@ -57,15 +64,8 @@ class Asked:
     seed: int  # of the trial, 0 to 2**31 - 1
     epochs: int  # most that it trains: the study's, or the config's own where they are fewer
     origin: str
-
-
-@dataclass(slots=True)
-class _Open:
-    trial: optuna.Trial
-    config: Config
-    epochs: int
-    reports: list[EpochReport] = field(default_factory=list)
-    stopped: str = ""  # why it was told to stop
+    early: int  # training images before its early look; 0 for none
+    reports: tuple[EpochReport, ...]  # what it said before it paused
 
 
 class StudyWriter:
@@ -78,11 +78,13 @@ class StudyWriter:
         settings: StudySettings,
         *,
         target: int | None,
+        images: int = 0,
         starters: Sequence[NamedConfig] = (),
     ) -> None:
         """Open the study, or make it with these settings; then queue again whatever a dead writer left running.
 
-        target: trials in all; None: what the study has, else 50.
+        Trials that it left paused, or continued after a pause, are paused. images: in an epoch, which says whether there is an
+        early look. target: trials in all; None: what the study has, else 50.
         Raises StudyBusy, StudyMismatch with every difference, LedgerError, UsageError.
         """
         if not is_confirmation(name):
@@ -104,15 +106,17 @@ class StudyWriter:
                     self._study.set_user_attr("target", target)
                 self._settings = settings
                 self._space: Space = self.read.space
-                self._open: dict[int, _Open] = {}
+                self._open: dict[int, Underway] = {}
+                self._paused: dict[int, Underway] = {}
+                self._pruning = make_pruning(settings.pruner, self._study, settings.epochs, images)
+                self._exhausted = False
+                self.ends_at: float | None = None  # monotonic: when this search's budget ends; its loop knows
                 self._finished: dict[str, int] = {}
                 self._few = self._space.few_configs(COUNTABLE)
                 self._sweep()
                 if "begun" not in self._study.user_attrs:
                     self._queue_starters(starters)
-                for trial in self.trials():
-                    if trial.finished:
-                        self._finished[key_of(trial.config)] = trial.number
+                self._recall()
             except BaseException:
                 self._lock.release()
                 raise
@@ -138,68 +142,66 @@ class StudyWriter:
         return len(self._study.get_trials(deepcopy=False, states=states))
 
     def ask(self) -> Asked | None:
-        """The next trial to run: one that is queued, else what the sampler proposes; None when the space has nothing left.
+        """The next trial to run: one that has earned to be continued, one that is queued, else what the sampler proposes.
 
-        A config that was finished, or runs, is not run again.
+        None when there is nothing to run now: all are begun, or the space has nothing left. A config that was finished, runs
+        or is paused is not run again.
         """
         with ledger_errors(self.read.storage):
-            for duplicates in range(MOST_DUPLICATES):
-                if (
-                    not self._queued()
-                    and (self._settings.sampler == "grid" or duplicates >= PATIENCE)
-                    and not self._queue_untried(duplicates)
-                ):
-                    return None
-                if self._settings.sampler == QUEUE and not self._queued():
-                    return None
-                number = len(self._study.get_trials(deepcopy=False))
-                self._study.sampler = make_sampler(
-                    self._settings.sampler if self._settings.sampler != QUEUE else "random",
-                    self._space,
-                    seed=self._settings.seed,
-                    trial_seed=seed_of(self._settings.seed, number),
-                )
-                # Hyperband would show the sampler one bracket only, or all, depending on the last report.
-                self._study.pruner = optuna.pruners.NopPruner()
-                trial = self._study.ask()
-                config = self._space.expand(suggest(trial, self._space))
-                twin = self._twin(config)
-                if twin is None or self._settings.sampler == QUEUE:
-                    return self._begun(trial, config)
-                trial.set_user_attr("duplicate_of", twin)
-                self._study.tell(trial, state=TrialState.FAIL)
-            return None
+            due = self._due()
+            if due is not None:
+                return self._continued(due)
+            if not self._nothing_to_begin():
+                trial = self._proposed()
+                if trial is not None:
+                    return trial
+                self._exhausted = True
+                due = self._due()
+            return self._continued(due) if due is not None else None
+
+    def built(self, said: ModelBuilt) -> Verdict:
+        """Note how dear a trial is, and put it off where it would cost more than its share before it could be judged."""
+        running = self._open[said.trial]
+        running.work = said.work
+        running.pausing = self._pruning.puts_off(running)
+        return Verdict.pause(running.pausing) if running.pausing else Verdict.go()
 
     def observe(self, report: EpochReport) -> Verdict:
         """Note a report and say whether its trial goes on. A report that is not finite stops it."""
         running = self._open[report.trial]
-        running.reports.append(report)
+        # One that went back to an earlier checkpoint says again what it said before.
+        if all(before.epoch != report.epoch for before in running.reports):
+            running.reports.append(replace(report, seconds=report.seconds + running.seconds))
         if not math.isfinite(report.objective):
             running.stopped = f"epoch {report.epoch}: the objective is not finite"
             return Verdict.stop(running.stopped)
         with ledger_errors(self.read.storage):
-            running.trial.report(report.objective, report.epoch)
-            self._study.pruner = make_pruner(self._settings.pruner, self._settings.epochs)
-            if report.epoch < running.epochs and running.trial.should_prune():
-                running.stopped = why_pruned(
-                    self._settings.pruner, self._study, report.trial, report.epoch, report.objective
-                )
-                return Verdict.stop(running.stopped)
-        return Verdict.go()
+            if report.epoch not in _frozen(self._study, report.trial).intermediate_values:
+                running.trial.report(report.objective, report.epoch)
+            verdict = self._pruning.verdict(running, report, self._situation())
+            if verdict.action is Action.PAUSE:
+                running.pausing = verdict.why
+                self._note_pause(running, running.seconds + report.seconds, runs=True)
+            elif verdict.action is Action.STOP:
+                running.stopped = verdict.why
+        return verdict
 
     def tell(self, outcome: Outcome) -> TrialRecord:
-        """Write a trial's end into the ledger, and queue it again where that is due."""
+        """Write into the ledger how a trial's process ended, and queue it again where that is due."""
         if outcome.ending is Ending.LOST:
             return self.requeue(outcome.trial, outcome.reason, outcome.seconds)
         running = self._open.pop(outcome.trial)
-        finite = [r.objective for r in running.reports if math.isfinite(r.objective)]
+        self._pruning.ended(running, outcome.seconds)
         state, why = TrialState.COMPLETE, ""
         if outcome.ending is not Ending.DONE:
             state, why = TrialState.FAIL, outcome.reason
-        elif len(finite) < len(running.reports) or not finite:
+        elif running.pausing:
+            return self._pause(running, outcome.seconds)
+        elif not running.whole or any(not math.isfinite(report.objective) for report in running.reports):
             state, why = TrialState.FAIL, running.stopped or "it ended without a report"
-        elif running.stopped:
+        if running.stopped and outcome.ending is Ending.DONE and state is TrialState.COMPLETE:
             state, why = TrialState.PRUNED, running.stopped
+        running.seconds += outcome.seconds
         with ledger_errors(self.read.storage):
             if outcome.ending is Ending.DIED:
                 deaths = int(running.trial.user_attrs.get("deaths", 0)) + 1
@@ -207,19 +209,26 @@ class StudyWriter:
                     self._queue_again(_frozen(self._study, outcome.trial), deaths)
                 else:
                     running.trial.set_user_attr("gave_up", True)
-            self._close(running, state, why, outcome.seconds, max(finite, default=None), outcome.details)
-        record = self._read(outcome.trial)
-        if record.finished:
-            self._finished[key_of(record.config)] = record.number
-        return record
+            return self._close(running, state, why, outcome.details)
 
     def requeue(self, number: int, why: str, seconds: float = 0.0) -> TrialRecord:
-        """End a running trial's attempt through no fault of its own, and queue its config again."""
+        """End a running trial's attempt through no fault of its own: it is paused where it paused before, or queued again."""
         running = self._open.pop(number)
+        if running.waited or running.pausing:
+            return self._pause(running, 0.0)
+        running.seconds += seconds
         with ledger_errors(self.read.storage):
             self._queue_again(_frozen(self._study, number), int(running.trial.user_attrs.get("deaths", 0)))
-            self._close(running, TrialState.FAIL, why, seconds, None, {})
-        return self._read(number)
+            return self._close(running, TrialState.FAIL, why, {})
+
+    def settle(self) -> list[TrialRecord]:
+        """Prune the trials that are paused still: nothing will earn them a continuation any more."""
+        records = []
+        with ledger_errors(self.read.storage):
+            for number in sorted(self._paused):
+                running = self._paused.pop(number)
+                records.append(self._close(running, TrialState.PRUNED, running.pausing, {}))
+        return records
 
     def queue(self, runs: Sequence[Rerun]) -> None:
         """Queue those runs that the study does not have yet, and let them all be its trials."""
@@ -253,13 +262,110 @@ class StudyWriter:
         """Let others write."""
         self._lock.release()
 
-    def _begun(self, trial: optuna.Trial, config: Config) -> Asked:
+    def _recall(self) -> None:
+        """What earlier searches of this study have shown: its finished configs, its rungs, and what trials cost."""
+        for trial in self._study.get_trials(deepcopy=False):
+            record = self.read.record(trial)
+            if record.finished:
+                self._finished[key_of(record.config)] = record.number
+            self._pruning.recall(trial, reports_of(trial))
+
+    def _begun(self, suggested: optuna.Trial, config: Config) -> Asked:
+        trial = optuna.Trial(self._study, suggested._trial_id)  # of the study as it is, not as its sampler saw it
         noted = trial.user_attrs
+        seed = int(noted.get("seed", seed_of(self._settings.seed, trial.number)))
         if "seed" not in noted:
-            trial.set_user_attr("seed", seed_of(self._settings.seed, trial.number))
+            trial.set_user_attr("seed", seed)
         epochs = epochs_of(config, self._settings.epochs)
-        self._open[trial.number] = _Open(trial, config, epochs)
-        return Asked(trial.number, config, int(trial.user_attrs["seed"]), epochs, str(noted.get("origin", "sampled")))
+        running = Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")))
+        self._open[trial.number] = running
+        return self._asked(running)
+
+    def _asked(self, running: Underway) -> Asked:
+        return Asked(
+            number=running.trial.number,
+            config=running.config,
+            seed=running.seed,
+            epochs=running.epochs,
+            origin=running.origin,
+            early=self._pruning.early,
+            reports=tuple(running.reports),
+        )
+
+    def _due(self) -> int | None:
+        """The paused trial that is to be continued now."""
+        if not self._paused:
+            return None
+        return self._pruning.due(self._situation())
+
+    def _situation(self) -> Situation:
+        return Situation(
+            target=self.target,
+            complete=len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))),
+            running=self._open,
+            paused=self._paused,
+            all_begun=self._nothing_to_begin(),
+            seconds_left=self.ends_at - time.monotonic() if self.ends_at is not None else None,
+        )
+
+    def _continued(self, number: int) -> Asked:
+        running = self._paused.pop(number)
+        self._note_pause(running, running.seconds, runs=True)
+        running.pausing = ""
+        self._open[number] = running
+        return self._asked(running)
+
+    def _pause(self, running: Underway, seconds: float) -> TrialRecord:
+        """Keep a trial whose process has ended for a continuation."""
+        running.seconds += seconds
+        running.waited, running.pausing = True, running.pausing or "interrupted"
+        number = running.trial.number
+        with ledger_errors(self.read.storage):
+            self._note_pause(running, running.seconds)
+            self._paused[number] = running
+            surplus = self._pruning.surplus(self._situation())
+            if surplus is not None:
+                self._close(self._paused.pop(surplus), TrialState.PRUNED, "too many are ahead of it at its rung", {})
+        return self._read(number)
+
+    def _note_pause(self, running: Underway, seconds: float, *, runs: bool = False) -> None:
+        """Note where a trial pauses, before it is told to: whoever opens the ledger then knows that there is a checkpoint."""
+        running.trial.set_user_attr("reports", as_json([asdict(report) for report in running.reports]))
+        noted = {"rung": running.rung, "why": running.pausing, "seconds": seconds, "work": running.work, "runs": runs}
+        running.trial.set_user_attr("paused", as_json(noted))
+
+    def _nothing_to_begin(self) -> bool:
+        return self._exhausted or self.finished() + len(self._open) + len(self._paused) >= self.target
+
+    def _proposed(self) -> Asked | None:
+        """A trial that was not begun yet: one that is queued, else what the sampler proposes."""
+        for duplicates in range(MOST_DUPLICATES):
+            if (
+                not self._queued()
+                and (self._settings.sampler == "grid" or duplicates >= PATIENCE)
+                and not self._queue_untried(duplicates)
+            ):
+                return None
+            if self._settings.sampler == QUEUE and not self._queued():
+                return None
+            number = len(self._study.get_trials(deepcopy=False))
+            study = PausedAsPruned(self._study, {n for n, found in self._paused.items() if found.rung is not None})
+            study.sampler = make_sampler(
+                self._settings.sampler if self._settings.sampler != QUEUE else "random",
+                self._space,
+                seed=self._settings.seed,
+                trial_seed=seed_of(self._settings.seed, number),
+            )
+            # Hyperband would show the sampler one bracket only, or all, depending on the last report.
+            study.pruner = optuna.pruners.NopPruner()
+            trial = study.ask()
+            config = self._space.expand(suggest(trial, self._space))
+            twin = self._twin(config)
+            if twin is None or self._settings.sampler == QUEUE:
+                return self._begun(trial, config)
+            trial.set_user_attr("duplicate_of", twin)
+            self._study.tell(trial, state=TrialState.FAIL)
+        return None
 
     def _queue_untried(self, duplicates: int) -> bool:
         """Where the sampler only repeats itself and configs can be counted, queue one that is left; False when none is."""
@@ -271,32 +377,40 @@ class StudyWriter:
             self._study.enqueue_trial(dict(params), user_attrs={"queued": dict(params)})
         return bool(left)
 
-    def _close(
-        self,
-        running: _Open,
-        state: TrialState,
-        why: str,
-        seconds: float,
-        value: float | None,
-        details: Mapping[str, Any],
-    ) -> None:
+    def _close(self, running: Underway, state: TrialState, why: str, details: Mapping[str, Any]) -> TrialRecord:
+        """End a trial for good. A failed one keeps no value: what it had is in its reports."""
+        number = running.trial.number
         # Attributes first: a finished trial's cannot be changed any more.
-        running.trial.set_user_attr(
-            "reports", as_json([asdict(report) for report in running.reports if math.isfinite(report.objective)])
-        )
-        running.trial.set_user_attr("seconds", seconds)
-        for key, noted in {"why": why, **details}.items():
-            if noted != "":
-                running.trial.set_user_attr(key, as_json(noted))
-        self._study.tell(running.trial, value if state is TrialState.COMPLETE else None, state)
+        noted = {
+            "reports": [asdict(report) for report in running.reports if math.isfinite(report.objective)],
+            "seconds": running.seconds,
+            "why": why,
+            "work": running.work,
+            **details,
+        }
+        for key, fact in noted.items():
+            if fact not in ("", None):
+                running.trial.set_user_attr(key, as_json(fact))
+        self._study.tell(running.trial, max(running.whole) if state is TrialState.COMPLETE else None, state)
         self._study.set_user_attr("updated", _now())
+        self._exhausted = self._exhausted and state is not TrialState.FAIL  # its retry may be queued
+        shutil.rmtree(self.checkpoint(number), ignore_errors=True)
+        record = self._read(number)
+        if record.finished:
+            self._finished[key_of(record.config)] = number
+        return record
+
+    def checkpoint(self, number: int) -> Path:
+        """The folder of a trial's checkpoint."""
+        return self.folder / "trials" / str(number) / "checkpoint"
 
     def _read(self, number: int) -> TrialRecord:
         return self.read.record(_frozen(self._study, number))
 
     def _twin(self, config: Config) -> int | None:
         """A trial that has finished this config or runs it."""
-        running = next((number for number, found in self._open.items() if found.config == config), None)
+        begun = {**self._open, **self._paused}
+        running = next((number for number, found in begun.items() if found.config == config), None)
         return running if running is not None else self._finished.get(key_of(config))
 
     def _queued(self) -> bool:
@@ -329,12 +443,34 @@ class StudyWriter:
     def _sweep(self) -> None:
         """Whoever holds the lock owns every RUNNING trial; a new holder runs none yet, so these are a dead writer's."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            handle = optuna.Trial(self._study, trial._trial_id)
+            if "paused" in trial.user_attrs:
+                self._paused[trial.number] = found = self._left_paused(handle, trial)
+                if trial.user_attrs["paused"]["runs"]:
+                    self._note_pause(found, found.seconds)
+                continue
             if trial.params or noted_config(trial):
                 # First, so that a crash here loses nothing.
                 self._queue_again(trial, int(trial.user_attrs.get("deaths", 0)))
-            handle = optuna.Trial(self._study, trial._trial_id)
             handle.set_user_attr("why", "the search was killed")
             self._study.tell(handle, state=TrialState.FAIL)
+
+    def _left_paused(self, handle: optuna.Trial, trial: FrozenTrial) -> Underway:
+        """A trial as an earlier writer paused it, or continued it and died. Where no checkpoint is, it trains anew by itself."""
+        noted, record = trial.user_attrs["paused"], self.read.record(trial)
+        return Underway(
+            handle,
+            record.config,
+            epochs_of(record.config, self._settings.epochs),
+            record.seed,
+            record.origin,
+            reports_of(trial),
+            pausing=noted["why"],
+            rung=noted["rung"],
+            waited=True,
+            seconds=float(noted["seconds"]),
+            work=noted["work"],
+        )
 
 
 def seed_of(seed: int, trial: int) -> int:

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from autofash.executors import Event, Executor, InlineExecutor, ProcessExecutor
-from autofash.records import Ending, EpochReport, Outcome, Started, TrialSpec, Verdict
+from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, Started, TrialSpec, Verdict
 
 MAKERS: dict[str, Callable[[], Executor]] = {
     "inline": InlineExecutor,
@@ -39,6 +41,8 @@ def everything(
             seen.append(event)
             if isinstance(event, EpochReport):
                 executor.reply(event.trial, verdict(event))
+            if isinstance(event, ModelBuilt):
+                executor.reply(event.trial, Verdict.go())
     return seen
 
 
@@ -57,6 +61,28 @@ def test_a_trial_waits_for_the_answer_and_obeys_a_stop(executor: Executor) -> No
     executor.submit(spec(epochs=50))
     events = everything(executor, verdict=lambda report: Verdict.stop("enough") if report.epoch == 2 else Verdict.go())
     assert sum(isinstance(event, EpochReport) for event in events) == 2
+
+
+def test_a_trial_says_how_large_its_model_is_and_waits_for_the_answer(executor: Executor) -> None:
+    executor.submit(spec(task="build_and_learn"))
+    assert [type(event) for event in everything(executor)] == [Started, ModelBuilt, EpochReport, Outcome]
+    executor.submit(spec(task="build_and_learn"))
+    while not (said := [event for event in executor.events(0.5) if isinstance(event, ModelBuilt)]):
+        pass
+    assert said == [ModelBuilt(0, parameters=7, work=1e6)]
+    executor.reply(0, Verdict.pause("too dear for now"))
+    assert [type(event) for event in everything(executor)] == [Outcome]
+
+
+def test_a_trial_that_pauses_ends_and_goes_on_when_it_is_submitted_again(executor: Executor, tmp_path: Path) -> None:
+    given = replace(spec(epochs=5), checkpoint=str(tmp_path / "state"))
+    executor.submit(given)
+    first = everything(executor, verdict=lambda report: Verdict.pause("") if report.epoch == 2 else Verdict.go())
+    assert isinstance(first[-1], Outcome) and first[-1].ending is Ending.DONE
+    executor.submit(given)
+    second = everything(executor)
+    epochs = [[event.epoch for event in events if isinstance(event, EpochReport)] for events in (first, second)]
+    assert epochs == [[1, 2], [3, 4, 5]]
 
 
 def test_several_trials_run_at_once_and_are_told_apart(executor: Executor) -> None:

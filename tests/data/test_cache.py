@@ -1,11 +1,16 @@
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from autofash.data import load, prepare
+from autofash.data import SOURCES, PreparedData, load, prepare, prepare_for
 from autofash.data.cache import cache_folder, checked
-from autofash.errors import DataError, ResourceError
+from autofash.data.sources import Source
+from autofash.errors import DataError, ResourceError, StudyMismatch
+from autofash.records import StudySettings
+from autofash.space import load_space
 
 
 def test_the_split_is_stratified_seeded_and_covers_every_image_once() -> None:
@@ -50,6 +55,71 @@ def test_a_cache_that_cannot_be_written_is_a_resource_error(tmp_path: Path, monk
     monkeypatch.setenv("AUTOFASH_CACHE_DIR", str(tmp_path / "file"))
     with pytest.raises(ResourceError, match="AUTOFASH_CACHE_DIR"):
         prepare("digits", Path(), seed=0, validation=1 / 6)
+
+
+def searched_on(prepared: PreparedData, *, seed: int, validation: float) -> StudySettings:
+    """What a study remembers that was begun on these data."""
+    space = load_space("mlp")
+    return StudySettings(
+        dataset=prepared.dataset,
+        data_fingerprint=prepared.fingerprint,
+        space=space.name,
+        space_table=space.table(),
+        space_fingerprint=space.fingerprint,
+        sampler="tpe",
+        pruner="none",
+        objective="accuracy",
+        epochs=3,
+        seed=seed,
+        validation=validation,
+        starters=False,
+    )
+
+
+def one_pixel(digits: Source) -> Source:
+    images, labels = digits.train(Path())
+    images = images.copy()
+    images[0, 0, 0] ^= 1
+    return replace(digits, train=lambda _: (images, labels))
+
+
+def one_label(digits: Source) -> Source:
+    images, labels = digits.train(Path())
+    labels = labels.copy()
+    labels[0] = (labels[0] + 1) % 10
+    return replace(digits, train=lambda _: (images, labels))
+
+
+def one_name(digits: Source) -> Source:
+    return replace(digits, classes=("nought", *digits.classes[1:]))
+
+
+def test_a_study_gets_its_own_data_split_as_it_was_even_where_the_cache_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare("digits", Path(), seed=7, validation=0.25)
+    settings = searched_on(prepared, seed=7, validation=0.25)
+    assert prepare_for(settings, Path()) == prepared
+    monkeypatch.setenv("AUTOFASH_CACHE_DIR", str(tmp_path / "another"))
+    anew = prepare_for(settings, Path())
+    assert anew == replace(prepared, folder=anew.folder) and Path(anew.folder).parent == tmp_path / "another"
+    for name in ("train_images", "train_labels", "validation_images", "validation_labels"):
+        assert (getattr(load(anew.folder), name) == getattr(load(prepared.folder), name)).all(), name
+
+
+@pytest.mark.parametrize("change", [one_pixel, one_label, one_name])
+def test_a_data_set_that_has_changed_since_is_not_the_studys_and_both_fingerprints_are_named(
+    change: Callable[[Source], Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare("digits", Path(), seed=7, validation=0.25)
+    monkeypatch.setitem(SOURCES, "digits", change(SOURCES["digits"]))
+    monkeypatch.setenv("AUTOFASH_CACHE_DIR", str(tmp_path / "another"))
+    now = prepare("digits", Path(), seed=7, validation=0.25)
+    with pytest.raises(StudyMismatch, match="digits is not the data that the study was searched on") as caught:
+        prepare_for(searched_on(prepared, seed=7, validation=0.25), Path())
+    assert (caught.value.code, caught.value.exit_code) == ("E-DATA-CHANGED", 4)
+    assert f"{prepared.fingerprint[:12]} → {now.fingerprint[:12]}" in str(caught.value)
+    assert "Try: the earlier data, or a new study" in str(caught.value)
 
 
 IMAGES, LABELS = np.zeros((4, 2, 2), np.uint8), np.array([0, 1, 0, 1])

@@ -16,14 +16,13 @@ from autofash.confirming import confirm
 from autofash.errors import NoTrial, UnsafeFile
 from autofash.executors import InlineExecutor
 from autofash.intervals import wilson
-from autofash.records import Config, State
+from autofash.records import State
 from autofash.report import gather
 from autofash.report.facts import _elapsed
 from autofash.report.tested import calibration
-from autofash.space import ChoiceParam, FloatParam, IntParam, Param, Space, load_space
 from autofash.study import Study, load_study
 from autofash.study.importances import FEWEST, importances
-from tests.report.conftest import CONFIG, SPACE, search, told
+from tests.report.conftest import search
 from tests.report.handmade import DIGITS, predictions, save
 
 
@@ -126,43 +125,6 @@ def test_too_few_trials_have_no_importances_and_the_facts_say_why(workplace: Pat
     study = search(trials=3, epochs=1)
     assert importances(study) == {}
     assert gather(study).no_importances == f"3 finished trials cannot tell: it takes {FEWEST}."
-
-
-def test_a_best_value_at_the_end_of_its_range_is_flagged_with_what_to_write(workplace: Path) -> None:
-    params: dict[str, Param] = {
-        "learning_rate": FloatParam(low=1e-4, high=1e-3, log=True),
-        "width": ChoiceParam(values=[32, 64, 128]),
-        "depth": IntParam(low=1, high=3),
-        "dropout": FloatParam(low=0.0, high=0.6),
-        "activation": ChoiceParam(values=["relu", "gelu"]),
-        "label_smoothing": FloatParam(low=0.0, high=0.2),
-    }
-    middling: Config = {"family": "mlp", "activation": "relu", "label_smoothing": 0.1, "dropout": 0.3, "depth": 2}
-    study = told(
-        Space("mlp", params, name="narrow"),
-        [
-            ({**middling, "learning_rate": 9.5e-4, "width": 32, "depth": 3, "dropout": 0.0}, [0.9]),
-            ({**middling, "learning_rate": 9.8e-4, "width": 64}, [0.8]),
-            ({**middling, "learning_rate": 2.0e-4, "width": 32}, [0.7]),
-        ],
-    )
-    found = [(edge.name, edge.end, f"{edge.leaders} of {edge.of}", edge.widen) for edge in gather(study).edges]
-    assert found == [  # and no dropout below 0, which there is not
-        ("learning_rate", 1e-3, "2 of 3", "high = 0.0032"),
-        ("width", 32, "2 of 3", "values = [16, 32, 64, 128]"),
-        ("depth", 3, "1 of 3", "high = 4"),
-    ]
-
-
-def test_what_is_advised_stays_within_what_the_vocabulary_allows(workplace: Path) -> None:
-    params: dict[str, Param] = {
-        "dropout": FloatParam(low=0.0, high=0.8, step=0.1),
-        "learning_rate": FloatParam(low=5.0, high=10.0),
-        "taper": ChoiceParam(values=[0.25, 0.5, 1.0]),
-    }
-    config: Config = {"family": "mlp", "dropout": 0.8, "learning_rate": 10.0, "taper": 1.0}
-    study = told(Space("mlp", params, name="wild"), [(config, [0.9])])
-    assert [(edge.name, edge.widen) for edge in gather(study).edges] == [("dropout", "high = 0.9")]
 
 
 def test_the_cost_of_pruned_trials_is_counted_and_what_they_spared_is_estimated_at_their_pace(study: Study) -> None:
@@ -297,25 +259,3 @@ def test_the_commands_make_such_a_study_again(workplace: Path) -> None:
         "autofash search --study digits-mlp --dataset digits --space mlp --trials 1 --epochs 2 --seed 7 --sampler tpe "
         "--pruner asha --objective accuracy --no-starters"
     )
-
-
-def test_the_classics_stand_with_their_claims_and_with_what_was_measured_here_where_it_was(workplace: Path) -> None:
-    study = told(SPACE, [(CONFIG, [0.9])], name="fashion_mnist-small", dataset="fashion_mnist")
-    assert [baseline.name for baseline in gather(study).baselines] == [
-        "ann",
-        "cnn",
-        "dense-128",
-        "dense-100",
-        "dense-dropout",
-    ]
-    assert all(baseline.test_accuracy is None for baseline in gather(study).baselines)
-    space = load_space("baselines")
-    classics = told(space, [({"config": "ann"}, [0.9])], name="fashion_mnist-baselines", dataset="fashion_mnist")
-    save(classics, "trial-0", metrics={"train_accuracy": 0.93, "test_accuracy": 0.88})
-    measured = {baseline.name: baseline for baseline in gather(study).baselines}
-    assert (measured["ann"].train_accuracy, measured["ann"].test_accuracy) == (0.93, 0.88)
-    assert measured["dense-100"].claim == "99 %" and measured["dense-100"].test_accuracy is None
-
-
-def test_another_data_set_has_no_classics(study: Study) -> None:
-    assert gather(study).baselines == ()

@@ -82,10 +82,10 @@ def test_standings_are_the_trials_numbers_states_and_best_reports_without_repeti
     with sqlalchemy.create_engine("sqlite:///s.db", poolclass=sqlalchemy.NullPool).connect() as connection:
         found = list(read_standings(connection, study._study_id))
     assert found == [
-        (0, TrialState.COMPLETE, 0.5),
-        (1, TrialState.PRUNED, None),
-        (2, TrialState.FAIL, None),
-        (4, TrialState.COMPLETE, None),
-        (5, TrialState.RUNNING, None),
-        (6, TrialState.WAITING, None),
+        (0, TrialState.COMPLETE, False, 0.5),
+        (1, TrialState.PRUNED, False, None),
+        (2, TrialState.FAIL, False, None),
+        (4, TrialState.COMPLETE, False, None),
+        (5, TrialState.RUNNING, False, None),
+        (6, TrialState.WAITING, False, None),
     ]

@@ -1,17 +1,21 @@
 """The ledger and its one writer, on real SQLite files."""
 
 import math
+import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
 from autofash.errors import LedgerError, NoTrial, StudyBusy, StudyMismatch, StudyMissing, UsageError
-from autofash.records import Ending, EpochReport, Outcome, State, StudySettings
+from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, State, StudySettings
 from autofash.space import ChoiceParam, FloatParam, NamedConfig, Space
 from autofash.study import Study, StudyWriter, list_studies, load_study
+from autofash.study.samplers import PausedAsPruned
 from autofash.study.writer import Asked, seed_of
 
 STORAGE = "sqlite:///studies/studies.db"
@@ -198,11 +202,11 @@ def test_a_configs_own_epochs_are_fewer_than_the_studys_never_more_and_its_last_
         SETTINGS, space_table=fixed.table(), space_fingerprint=fixed.fingerprint, sampler="grid", pruner="asha"
     )
     writer = opened(settings)
-    for expected, value in ((3, 0.9), (1, 0.5)):
+    for expected, value, action, state in ((3, 0.9, "pause", State.PAUSED), (1, 0.5, "go", State.COMPLETE)):
         asked = writer.ask()
         assert asked is not None and asked.epochs == expected
-        assert writer.observe(report(asked.number, 1, value)).action == "go"
-        assert writer.tell(Outcome(asked.number, Ending.DONE)).state is State.COMPLETE
+        assert writer.observe(report(asked.number, 1, value)).action == action
+        assert writer.tell(Outcome(asked.number, Ending.DONE)).state is state
     writer.close()
 
 
@@ -394,3 +398,157 @@ def test_a_password_is_never_shown() -> None:
     from autofash.study.ledger import redacted
 
     assert "secret" not in redacted("postgresql+psycopg://me:secret@db/optuna")
+
+
+# -- trials that wait ------------------------------------------------------------------------------------------------------
+
+
+def at_rungs(target: int = 20, images: int = 50_000) -> StudyWriter:
+    settings = replace(SETTINGS, pruner="asha", sampler="random", epochs=6)
+    return StudyWriter("s", STORAGE, settings, target=target, images=images)
+
+
+def begin(writer: StudyWriter, work: float = 1e6) -> Asked:
+    asked = writer.ask()
+    assert asked is not None
+    assert writer.built(ModelBuilt(asked.number, parameters=7, work=work)).action == "go"
+    return asked
+
+
+def look(writer: StudyWriter, asked: Asked, value: float) -> str:
+    """Report an early look, and end the process where the verdict wants that."""
+    said = EpochReport(asked.number, 0, value, value, 1.0, value, 1.0, images=8192, seconds=4.0)
+    action = writer.observe(said).action
+    if action != "go":
+        writer.tell(Outcome(asked.number, Ending.DONE, seconds=5.0))
+    return str(action)
+
+
+def test_a_dear_config_is_put_off_until_the_search_can_afford_it_and_run_when_nothing_else_is_left() -> None:
+    writer = at_rungs(target=3)
+    dear = writer.ask()
+    assert dear is not None
+    verdict = writer.built(ModelBuilt(dear.number, parameters=7, work=1e9))
+    assert verdict.action == "pause" and re.fullmatch(r"put off: its first rung would take \d+ s", verdict.why)
+    assert writer.tell(Outcome(dear.number, Ending.DONE, seconds=1.0)).state is State.PAUSED
+    others = [begin(writer), begin(writer)]
+    assert [look(writer, asked, 0.5) for asked in others] == ["pause", "pause"]
+    again = writer.ask()
+    assert again is not None and again.number == dear.number and again.config == dear.config
+    assert writer.built(ModelBuilt(dear.number, parameters=7, work=1e9)).action == "go"
+    writer.close()
+
+
+def test_a_writer_that_died_leaves_paused_trials_paused_and_those_it_had_put_off_too() -> None:
+    writer = at_rungs()
+    paused = [begin(writer), begin(writer)]
+    assert [look(writer, asked, value) for asked, value in zip(paused, (0.8, 0.7), strict=True)] == ["pause", "pause"]
+    dear = writer.ask()
+    assert dear is not None and writer.built(ModelBuilt(dear.number, parameters=7, work=1e9)).action == "pause"
+    writer.tell(Outcome(dear.number, Ending.DONE))
+    running = begin(writer)
+    writer._lock.release()  # as the system does with a dead process's
+    writer = at_rungs()
+    states = {trial.number: trial.state for trial in writer.trials()}
+    assert [states[asked.number] for asked in (*paused, dear)] == [State.PAUSED] * 3
+    assert states[running.number] is State.FAILED and State.WAITING in states.values()
+    third = writer.ask()
+    assert third is not None and third.origin == f"retry of {running.number}"
+    assert look(writer, third, 0.6) == "pause"
+    continued = writer.ask()
+    assert continued is not None and continued.number == paused[0].number, "the best of three has earned it"
+    assert [report.epoch for report in continued.reports] == [0]
+    writer.close()
+
+
+def test_a_continued_trial_whose_writer_died_is_paused_where_it_paused_before() -> None:
+    writer = at_rungs()
+    first = begin(writer)
+    look(writer, first, 0.9)
+    for value in (0.5, 0.4):
+        look(writer, begin(writer), value)
+    again = writer.ask()
+    assert again is not None and again.number == first.number
+    assert State.RUNNING in {trial.state for trial in writer.trials()}
+    writer._lock.release()
+    writer = at_rungs()
+    [record] = [trial for trial in writer.trials() if trial.number == first.number]
+    assert record.state is State.PAUSED and record.seconds == 5.0
+    once_more = writer.ask()
+    assert once_more is not None and once_more.number == first.number
+    # Where its checkpoint was damaged, it begins anew and says again what it said before.
+    assert look(writer, once_more, 0.9) == "go"
+    assert writer.observe(EpochReport(first.number, 1, 0.91, 0.91, 0.3, 0.9, 0.3, 50_000, 20.0)).action == "pause"
+    ended = writer.tell(Outcome(first.number, Ending.DONE, seconds=21.0))
+    assert (ended.state, ended.curve, ended.seconds) == (State.PAUSED, (0.91,), 26.0)
+    assert [report.seconds for report in ended.reports] == [25.0] and ended.early is not None
+    writer.close()
+
+
+def test_paused_trials_are_seen_as_pruned_by_the_sampler_and_as_running_by_nobody_but_the_ledger() -> None:
+    writer = at_rungs()
+    asked = begin(writer)
+    look(writer, asked, 0.5)
+    ledger = writer._study
+    seen = PausedAsPruned(ledger, {asked.number})
+    assert [trial.state for trial in ledger.get_trials()] == [TrialState.RUNNING]
+    assert [(trial.state, trial.value) for trial in seen.get_trials()] == [(TrialState.PRUNED, 0.5)]
+    assert seen.get_trials(states=(TrialState.RUNNING,)) == []
+    assert [trial.state for trial in ledger.get_trials()] == [TrialState.RUNNING], "the ledger's own is as it was"
+    writer.close()
+
+
+def test_at_the_end_the_leaders_are_trained_on_and_what_is_paused_is_pruned_with_its_reason() -> None:
+    writer = at_rungs(target=5)
+    ended: dict[int, State] = {}
+    while (asked := writer.ask()) is not None:
+        value = 0.5 + asked.number / 100
+        for epoch in range(len(asked.reports), 7):
+            said = EpochReport(asked.number, epoch, value, value, 0.3, value, 0.3, 50_000 * epoch or 8192, 20.0 * epoch)
+            if writer.observe(said).action != "go":
+                break
+        ended[asked.number] = writer.tell(Outcome(asked.number, Ending.DONE)).state
+    assert {number for number, state in ended.items() if state is State.COMPLETE} == {2, 3, 4}
+    settled = writer.settle()
+    assert {record.number for record in settled} == {0, 1} and writer.finished() == 5
+    assert all(record.state is State.PRUNED and record.why.startswith("early look: ") for record in settled)
+    assert all(record.early is not None and record.curve == () for record in settled)
+    writer.close()
+
+
+def test_what_is_read_in_short_of_a_trial_is_what_its_record_says() -> None:
+    writer = at_rungs()
+    for value in (0.9, 0.5, 0.4):
+        look(writer, begin(writer), value)
+    going = writer.ask()
+    assert going is not None
+    writer.observe(EpochReport(going.number, 1, 0.6, 0.6, 0.3, 0.6, 0.3, 50_000, 20.0))
+    begin(writer)
+    short = {found.number: (found.state, found.value) for found in writer.read.standings()}
+    assert short == {record.number: (record.state, record.value) for record in writer.trials()}
+    assert short[going.number] == (State.RUNNING, 0.6), "an early look of 0.9 is not an epoch's figure"
+    assert writer.read.summary().paused == 2
+    writer.close()
+
+
+def test_a_budget_that_would_end_with_nothing_complete_has_the_leader_trained_to_the_end() -> None:
+    writer = at_rungs()
+    first, second = begin(writer), begin(writer)
+    assert [look(writer, first, 0.9), look(writer, second, 0.7)] == ["pause", "pause"]
+    writer.ends_at = time.monotonic() + 60  # at its pace, the first has 142 s left to train
+    asked = writer.ask()
+    assert asked is not None and asked.number == first.number
+    third = begin(writer)
+    assert look(writer, third, 0.8) == "pause", "one leader is enough"
+    for epoch in range(1, 7):
+        said = EpochReport(first.number, epoch, 0.9, 0.9, 0.3, 0.9, 0.3, 50_000 * epoch, 20.0 * epoch)
+        assert writer.observe(said).action == "go"
+    assert writer.tell(Outcome(first.number, Ending.DONE)).state is State.COMPLETE
+    writer.close()
+
+
+def test_the_leader_of_a_short_budget_goes_on_without_a_pause() -> None:
+    writer = at_rungs()
+    writer.ends_at = time.monotonic() + 60
+    assert look(writer, begin(writer), 0.5) == "go"
+    writer.close()
