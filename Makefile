@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TRIALS ?= 50
+# The tests run in this many processes; a file stays with one, so that what it trains is trained once.
+TEST_PROCESSES ?= 2
 
 .PHONY: setup search test lint format overhead pruners prediction throughput scale race clean
 
@@ -25,7 +27,7 @@ search: setup
 	$(BIN)/autofash best --export
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff format --check --quiet .

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from autofash.executors import ProcessExecutor
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -28,6 +30,22 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessExecutor]:
+    """Trial processes whose server has imported Keras once for all the tests that need one, not for each."""
+    made = ProcessExecutor(log=tmp_path_factory.mktemp("server") / "log.txt")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small network that has learnt the digits, in every format; not to be changed."""
+    from tests.trained import make_model
+
+    return make_model(tmp_path_factory.mktemp("made") / "best")
 
 
 @pytest.fixture

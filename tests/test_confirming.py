@@ -1,5 +1,8 @@
 """The leaders again over several seeds, with trainers that never import Keras."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from autofash import loop
@@ -15,10 +18,28 @@ from autofash.study import Confirmed, Study, candidates, confirmed, extent, is_s
 LUCK = "tests.fakes:learn_by_luck"
 
 
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study, to be copied."""
+    folder = tmp_path_factory.mktemp("searched")
+    request = SearchRequest(
+        dataset="digits",
+        space="mlp",
+        trials=8,
+        epochs=3,
+        sampler="random",
+        pruner="none",
+        storage=f"sqlite:///{folder}/studies.db",
+    )
+    loop.search(request, task=LUCK)
+    return folder
+
+
 @pytest.fixture
-def study() -> Study:
-    request = SearchRequest(dataset="digits", space="mlp", trials=8, epochs=3, sampler="random", pruner="none")
-    return loop.search(request, task=LUCK)
+def study(searched: Path, workplace: Path) -> Study:
+    """A copy of it, in the default storage of the current folder."""
+    shutil.copytree(searched, workplace / "studies")
+    return load_study("digits-mlp")
 
 
 def again(study: Study, top: int, seeds: int) -> tuple[list[Confirmed], list[SearchEvent]]:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from autofash import data, manifest
 from autofash import export as exporting
 from autofash.errors import AutofashError, Interrupted, ResourceError, StudyBusy, UnsafeFile, UsageError
-from autofash.executors import Event, Executor, ProcessExecutor
+from autofash.executors import Event, Executor
 from autofash.export import Exported, compare, export, export_task
 from autofash.records import Report, TrialSpec, Verdict
 from autofash.runtimes import FORMATS, probabilities
@@ -49,13 +49,6 @@ def naive_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     """As the exporter, but calling `model.export` as anyone would."""
     exporting._write = lambda model, wanted, place: model.export(str(place), format="tf_saved_model", verbose=False)
     return export_task(spec, report)
-
-
-@pytest.fixture(scope="module")
-def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
-    made = ProcessExecutor(log=tmp_path_factory.mktemp("server") / "log.txt")
-    yield made
-    made.close()
 
 
 def small(width: int = 8) -> Any:

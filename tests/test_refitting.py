@@ -13,11 +13,13 @@ import pytest
 
 from autofash import loop, manifest
 from autofash.errors import NoTrial, ResourceError, StudyBusy, UnsafeFile, UsageError
+from autofash.executors import Executor
 from autofash.manifest import GALLERY, MODEL, PREDICTIONS
 from autofash.records import FittedModel
 from autofash.refitting import refit
 from autofash.request import SearchRequest
 from autofash.study import Study, load_study
+from tests.contracts.test_exporter import NoExecutor
 
 pytestmark = pytest.mark.keras
 SPACE = """
@@ -54,8 +56,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture(scope="module")
-def fitted(searched: Study) -> FittedModel:
-    return refit(searched, command="a test")
+def fitted(searched: Study, executor: Executor) -> FittedModel:
+    return refit(searched, command="a test", executor=executor)
 
 
 def test_the_test_set_is_opened_once_and_the_ledger_says_when_by_whom_and_what_it_showed(
@@ -125,19 +127,21 @@ def test_a_second_export_trains_nothing_and_opens_nothing(searched: Study, fitte
     assert (len(load_study(searched.name, searched.storage).openings), fitted.model.stat().st_mtime_ns) == before
 
 
-def test_another_trial_has_a_folder_of_its_own(searched: Study, fitted: FittedModel) -> None:
+def test_another_trial_has_a_folder_of_its_own(searched: Study, fitted: FittedModel, executor: Executor) -> None:
     other = next(trial.number for trial in searched.trials() if trial.number != fitted.trial)
-    assert refit(searched, other).folder.name == f"trial-{other}"
+    assert refit(searched, other, executor=executor).folder.name == f"trial-{other}"
     assert refit(searched).repeated, "the best one is untouched"
 
 
-def test_a_file_that_was_changed_is_found_out_and_repaired_and_said_so(searched: Study, fitted: FittedModel) -> None:
+def test_a_file_that_was_changed_is_found_out_and_repaired_and_said_so(
+    searched: Study, fitted: FittedModel, executor: Executor
+) -> None:
     whole = fitted.model.read_bytes()
     fitted.model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(UnsafeFile, match="not what the manifest vouches for") as caught:
         manifest.verify(fitted.folder, manifest.read(fitted.folder))
     assert (caught.value.code, caught.value.exit_code) == ("E-MODEL-INCOMPLETE", 7)
-    again = refit(searched)
+    again = refit(searched, executor=executor)
     assert not again.repeated and again.repaired == str(fitted.model)
     manifest.verify(fitted.folder, manifest.read(fitted.folder))
 
@@ -152,33 +156,33 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(
     (searched.folder / ".refit").write_text("in the way")
     try:
         with pytest.raises(ResourceError, match="cannot be written") as caught:
-            refit(searched, searched.trials()[-1].number, epochs=1)
+            refit(searched, searched.trials()[-1].number, epochs=1, executor=NoExecutor())
         assert caught.value.code == "E-EXPORT-DIR"
     finally:
         (searched.folder / ".refit").unlink()
 
 
 def test_an_ensemble_is_one_file_that_answers_with_the_mean_of_its_members(
-    searched: Study, fitted: FittedModel
+    searched: Study, fitted: FittedModel, executor: Executor
 ) -> None:
     import keras
 
-    both = refit(searched, ensemble=2)
+    both = refit(searched, ensemble=2, executor=executor)
     told = manifest.read(both.folder)
     assert both.folder.name == "ensemble-2" and len(told["members"]) == 2
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1)).astype(np.uint8)
     singles = []
     for member in told["members"]:
-        single = refit(searched, member["trial"], epochs=member["epochs"])
+        single = refit(searched, member["trial"], epochs=member["epochs"], executor=executor)
         singles.append(keras.models.load_model(single.model).predict(images, verbose=0))
     mean = keras.models.load_model(both.model).predict(images, verbose=0)
     assert np.abs(mean - np.mean(singles, axis=0)).max() < 1e-5
 
 
-def test_flip_averaging_is_in_the_saved_model_itself(searched: Study, fitted: FittedModel) -> None:
+def test_flip_averaging_is_in_the_saved_model_itself(searched: Study, fitted: FittedModel, executor: Executor) -> None:
     import keras
 
-    flipping = refit(searched, tta=True)
+    flipping = refit(searched, tta=True, executor=executor)
     assert flipping.folder.name == "best-tta"
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1)).astype(np.uint8)
     plain = keras.models.load_model(fitted.model)
@@ -202,16 +206,16 @@ def test_a_kill_between_the_two_renames_of_the_replacement_loses_nothing(searche
 
 
 def test_what_a_kill_after_the_replacement_leaves_is_no_obstacle_to_the_next_refit(
-    searched: Study, fitted: FittedModel, monkeypatch: pytest.MonkeyPatch
+    searched: Study, fitted: FittedModel, executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the working folder is left behind without what has become the model's folder."""
     shutil.rmtree(fitted.folder)
     with monkeypatch.context() as patched:
         patched.setattr("shutil.rmtree", lambda *_, **__: None)
-        refit(searched)
+        refit(searched, executor=executor)
     assert [path.name for path in (searched.folder / ".refit").glob("*/*.json")]
     shutil.rmtree(fitted.folder)
-    assert not refit(searched).repeated
+    assert not refit(searched, executor=executor).repeated
     manifest.verify(fitted.folder, manifest.read(fitted.folder))
     assert not (searched.folder / ".refit").exists()
 
@@ -231,19 +235,19 @@ refit(load_study(None, sys.argv[1]), epochs=8, command="killed", watch=watch)
 
 @pytest.mark.parametrize(("doing", "done"), [("training on train + validation", 5), ("opening the test set", 0)])
 def test_a_refit_that_is_killed_goes_on_where_it_was_and_ends_with_the_same_weights(
-    searched: Study, fitted: FittedModel, doing: str, done: int
+    searched: Study, fitted: FittedModel, executor: Executor, doing: str, done: int
 ) -> None:
     shutil.rmtree(fitted.folder)
     opened = len(load_study(searched.name, searched.storage).openings)
     killed = subprocess.run([sys.executable, "-c", KILLED, searched.storage, doing, str(done)], check=False)
     assert killed.returncode == -signal.SIGKILL
     seen: list[tuple[str, int]] = []
-    resumed = refit(searched, epochs=8, watch=lambda doing, done, _: seen.append((doing, done)))
+    resumed = refit(searched, epochs=8, executor=executor, watch=lambda doing, done, _: seen.append((doing, done)))
     epochs = [done for doing, done in seen if doing == "training on train + validation"]
     assert epochs == ([5, 6, 7, 8] if done else []), "from the checkpoint of epoch 4, or not at all"
     assert len(load_study(searched.name, searched.storage).openings) == opened + 1
     shutil.rmtree(fitted.folder)
-    whole = refit(searched, epochs=8)
+    whole = refit(searched, epochs=8, executor=executor)
     assert "refit_seconds" not in resumed.metrics, "the earlier attempt's are not known"
     assert resumed.metrics == {name: value for name, value in whole.metrics.items() if name != "refit_seconds"}
 

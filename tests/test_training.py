@@ -1,11 +1,12 @@
 """Real training on the real digits, in this process and in processes of its own."""
 
 import math
-import subprocess
-import sys
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from autofash.checkpoint import Checkpoint
 from autofash.data import prepare
 from autofash.errors import InfeasibleConfig
 from autofash.executors import ProcessExecutor
-from autofash.records import Ending, EpochReport, Outcome, TrialSpec, Verdict
+from autofash.records import Ending, EpochReport, Outcome, Report, TrialSpec, Verdict
 from tests.contracts.test_executor import everything
 
 pytestmark = pytest.mark.keras
@@ -51,13 +52,6 @@ def trained(given: TrialSpec, stop_after: int = 99, pause_after: int = 99) -> tu
         model, given, found.train_images, found.train_labels, watched, 10, report, epochs=given.epochs, checkpoint=kept
     )
     return model, reports
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[ProcessExecutor]:
-    made = ProcessExecutor("autofash.training")
-    yield made
-    made.close()
 
 
 def outcome(executor: ProcessExecutor, given: TrialSpec) -> tuple[Outcome, list[EpochReport]]:
@@ -166,24 +160,27 @@ def test_the_server_forks_with_keras_loaded_and_the_same_seed_gives_the_same_cur
     assert curves[0] == curves[1] and len(curves[0]) == 3
 
 
+def multiply(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Multiply matrices for a second or so; tell how many cores that kept busy, and how many threads there are."""
+    training.take_resources(spec)
+    product = matrix = keras.ops.ones((1500, 1500))
+    wall, cpu = time.monotonic(), time.process_time()
+    for _ in range(20):
+        product = keras.ops.matmul(product, matrix) / 1500
+    float(keras.ops.sum(product))
+    busy = (time.process_time() - cpu) / (time.monotonic() - wall)
+    return {"busy": busy, "threads": len(os.listdir("/proc/self/task"))}
+
+
 def test_a_plan_of_two_threads_uses_two_cores(executor: ProcessExecutor) -> None:
     """A child inherits one-thread settings from the server; its own plan must win."""
-    program = (
-        "import os, sys\nos.environ['OMP_NUM_THREADS'] = os.environ['OPENBLAS_NUM_THREADS'] = '1'\n"
-        "from autofash.records import TrialSpec\nfrom autofash import training\n"
-        "training.take_resources(TrialSpec(0, {}, 1, 1, '', threads=int(sys.argv[1])))\n"
-        "import numpy as np, time, keras\nx = keras.ops.convert_to_tensor(np.ones((1500, 1500), 'float32'))\n"
-        "wall, cpu = time.monotonic(), time.process_time()\n"
-        "for _ in range(60): x = keras.ops.matmul(x, x) / 1500\n"
-        "float(keras.ops.sum(x))\n"
-        "print((time.process_time() - cpu) / (time.monotonic() - wall), len(os.listdir('/proc/self/task')))"
-    )
     used = {}
-    for threads in ("1", "2"):
-        done = subprocess.run([sys.executable, "-c", program, threads], capture_output=True, text=True, check=True)
-        used[threads] = [float(figure) for figure in done.stdout.split()]
-    assert used["2"][1] > used["1"][1], "two threads are two threads, on however busy a machine"
-    assert used["1"][0] < 1.2
+    for threads in (1, 2):
+        end, _ = outcome(executor, replace(spec(threads=threads), task="tests.test_training:multiply"))
+        assert end.ending is Ending.DONE, end.reason
+        used[threads] = end.details
+    assert used[2]["threads"] > used[1]["threads"], "two threads are two threads, on however busy a machine"
+    assert used[1]["busy"] < 1.2
 
 
 def test_scores_are_those_of_scikit_learn() -> None:

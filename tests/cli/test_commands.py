@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,18 +21,30 @@ from autofash.request import SearchRequest
 from autofash.study import load_study
 
 AUTOFASH = [sys.executable, "-m", "autofash"]
+PATIENCE_SECONDS = 120.0  # with a process that may share its core with others
 
 
-def autofash(*arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*AUTOFASH, *arguments], capture_output=True, text=True, timeout=seconds, check=False)
+def autofash(*arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*AUTOFASH, *arguments], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study of fakes, to be copied."""
+    folder = tmp_path_factory.mktemp("searched")
+    request = SearchRequest(dataset="digits", space="mlp", trials=8, epochs=3, storage=f"sqlite:///{folder}/studies.db")
+    loop.search(request, task="tests.fakes:learn")
+    return folder
+
+
 @pytest.fixture
-def study() -> str:
-    """A finished study of fakes."""
-    loop.search(SearchRequest(dataset="digits", space="mlp", trials=8, epochs=3), task="tests.fakes:learn")
+def study(searched: Path, workplace: Path) -> str:
+    """A copy of it, in the default storage of the current folder."""
+    shutil.copytree(searched, workplace / "studies")
     return "digits-mlp"
 
 
@@ -118,7 +131,8 @@ def test_a_cut_data_file_is_named_with_its_expected_hash_before_the_first_trial(
 
 
 def test_a_study_is_shown_listed_and_read_by_programs(study: str) -> None:
-    assert study in autofash("studies").stdout and "8 of 8" in autofash("studies").stdout
+    listed = autofash("studies").stdout
+    assert study in listed and "8 of 8" in listed
     assert "complete" in autofash("show").stdout
     best = json.loads(autofash("best", "--json").stdout)
     shown = json.loads(autofash("show", study, "--json").stdout)
@@ -166,7 +180,8 @@ def test_another_space_under_the_same_name_is_refused_with_the_difference(study:
 
 
 def test_spaces_are_listed_shown_and_checked() -> None:
-    assert all(name in autofash("spaces").stdout for name in ("cnn", "mlp", "resnet", "all"))
+    listed = autofash("spaces").stdout
+    assert all(name in listed for name in ("cnn", "mlp", "resnet", "all"))
     shown = autofash("spaces", "cnn").stdout
     assert re.search(r"learning_rate\s+0\.\d+ to 0\.\d+, by logarithm", shown) and "head is dense" in shown
     Path("mine.toml").write_text('format = 1\nfamily = "cnn"\n[params.width]\ntype = "int"\nlow = 8\nhigh = 64\n')
@@ -205,7 +220,8 @@ def test_a_database_that_is_none_is_refused(tmp_path: Path) -> None:
 # -- on a terminal ---------------------------------------------------------------------------------------------------------
 
 DRIVER = """
-import json, sys
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C on it reaches this process
 from autofash.cli import main, search
 from autofash import loop
 real = loop.search
@@ -215,13 +231,19 @@ main()
 """
 
 
-def on_a_terminal(*arguments: str, send: bytes = b"", when: bytes = b"", seconds: float = 30) -> tuple[int, str]:
+def on_a_terminal(*arguments: str, send: bytes = b"", when: bytes = b"") -> tuple[int, str]:
     """Run the command line over fakes on a terminal of 120 columns, and type something once something is shown."""
-    process, terminal = pty.fork()
-    if process == 0:
-        os.environ |= {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
-        os.execv(sys.executable, [sys.executable, "-c", DRIVER, *arguments])
-    shown, deadline = b"", time.monotonic() + seconds
+    terminal, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown, deadline = b"", time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if select.select([terminal], [], [], 0.1)[0]:
             try:
@@ -236,10 +258,9 @@ def on_a_terminal(*arguments: str, send: bytes = b"", when: bytes = b"", seconds
                 send = b""
     os.close(terminal)
     try:
-        _, status = os.waitpid(process, 0)
-    except ChildProcessError:
-        status = 0
-    return os.waitstatus_to_exitcode(status), shown.decode(errors="replace")
+        return process.wait(PATIENCE_SECONDS), shown.decode(errors="replace")
+    finally:
+        process.kill()
 
 
 def test_the_live_screen_shows_progress_best_and_running_trials_then_the_leaderboard(
@@ -272,7 +293,7 @@ def test_ctrl_c_on_the_terminal_keeps_what_is_finished_and_prints_how_to_resume(
 
 @pytest.mark.usefixtures("offline")
 def test_digits_serve_loudly_where_fashion_mnist_cannot_be_had_and_the_study_remembers() -> None:
-    done = autofash("search", "--space", "mlp", "--trials", "1", "--epochs", "1", "--quiet", seconds=120)
+    done = autofash("search", "--space", "mlp", "--trials", "1", "--epochs", "1", "--quiet")
     assert done.returncode == 0
     assert done.stderr == (
         "autofash: warning[W-DATA]: fashion_mnist was not found and could not be fetched: searching on digits instead\n"

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 
 from autofash.predict import load_model
-from tests.test_predict import IMAGES, LABELS, make_model
+from tests.test_predict import IMAGES, LABELS
 
 pytestmark = pytest.mark.keras
 PREDICT = [sys.executable, "-m", "autofash", "predict"]
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("made") / "best")
+def folder(digits_model: Path) -> Path:
+    return digits_model
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +47,8 @@ def pictures(count: int = 3, ground: str = "dark") -> list[str]:
     return [f"{row:03}.png" for row in range(count)]
 
 
-def test_a_table_says_what_is_on_each_picture_and_one_line_what_was_done_to_them(folder: Path) -> None:
-    out, complaint = predict(folder, *pictures())
+def test_a_table_says_what_is_on_each_picture_and_one_line_what_was_done_to_them(onnx: str) -> None:
+    out, complaint = predict(onnx, *pictures())
     assert complaint == ""
     lines = out.splitlines()
     assert lines[0].split() == ["file", "label", "probability", "top", "3"]

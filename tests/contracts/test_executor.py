@@ -34,7 +34,7 @@ def everything(
 ) -> list[Event]:
     """All events until this many outcomes, every report answered."""
     seen: list[Event] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # Keras may have to be imported first, on cores that others use
     while sum(isinstance(event, Outcome) for event in seen) < trials:
         assert time.monotonic() < deadline, seen
         for event in executor.events(0.5):

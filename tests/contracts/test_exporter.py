@@ -1,6 +1,5 @@
 """What every export format promises, run over all five with their real runtimes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from autofash import data, manifest
 from autofash.errors import AutofashError, UnsafeFile
-from autofash.executors import Executor, ProcessExecutor
+from autofash.executors import Executor
 from autofash.export import Exported, export
 from autofash.records import TrialSpec
 from autofash.runtimes import FORMATS, probabilities
@@ -43,13 +42,6 @@ class NoExecutor:
     def reply(self, trial: int, verdict: object) -> None: ...
 
     def close(self) -> None: ...
-
-
-@pytest.fixture(scope="module")
-def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
-    made = ProcessExecutor(log=tmp_path_factory.mktemp("server") / "log.txt")
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def details(executor: ProcessExecutor, trial: int = 0) -> dict[str, object]:
     return dict(end.details)
 
 
-def until(condition: object, seconds: float = 5.0) -> bool:
+def until(condition: object, seconds: float = 30.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
