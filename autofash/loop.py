@@ -309,8 +309,9 @@ class _Search:
             listener(event)
 
     def _raise_interrupted(self, number: int) -> None:
-        kept = self._writer.finished()
-        error = Interrupted(f"interrupted: {kept} finished trials are kept", self._again)
+        paused = sum(trial.state is State.PAUSED for trial in self._writer.trials())
+        waiting = f", and {paused} that are paused" if paused else ""
+        error = Interrupted(f"interrupted: {self._writer.finished()} finished trials are kept{waiting}", self._again)
         error.exit_code = 128 + number
         raise error
 

@@ -392,7 +392,7 @@ def test_a_coordinator_killed_while_trials_are_paused_continues_them_from_their_
     before = {t.number: t for t in load_study().trials() if t.state is State.PAUSED}
     assert len(before) >= 5
     process = coordinator(trials=40, epochs=6, pruner="asha")
-    code, said = finish(process, 60)
+    code, said = finish(process)
     assert code == 0, said
     after = {t.number: t for t in load_study().trials()}
     assert sum(trial.finished for trial in after.values()) == 40
