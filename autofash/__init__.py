@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autofash import errors, records
+from autofash import errors
 from autofash.errors import (
     AutofashError,
     DataCorrupt,
@@ -38,12 +38,18 @@ from autofash.errors import (
     UnsafeFile,
     UsageError,
 )
-from autofash.records import EpochReport, FittedModel, State, StudySettings, StudySummary, TrialRecord
 
 if TYPE_CHECKING:
+    from autofash import records as records
     from autofash.loop import Listener
     from autofash.predict import LoadedModel as LoadedModel
     from autofash.predict import load_model as load_model
+    from autofash.records import EpochReport as EpochReport
+    from autofash.records import FittedModel as FittedModel
+    from autofash.records import State as State
+    from autofash.records import StudySettings as StudySettings
+    from autofash.records import StudySummary as StudySummary
+    from autofash.records import TrialRecord as TrialRecord
     from autofash.space import Space
     from autofash.space import load_space as load_space
     from autofash.study import Confirmed, Study
@@ -90,9 +96,15 @@ __all__ = [
 
 _ELSEWHERE = {
     "Confirmed": "study",
+    "EpochReport": "records",
+    "FittedModel": "records",
     "LoadedModel": "predict",
     "Space": "space",
+    "State": "records",
     "Study": "study",
+    "StudySettings": "records",
+    "StudySummary": "records",
+    "TrialRecord": "records",
     "list_studies": "study",
     "load_model": "predict",
     "load_space": "space",
@@ -212,6 +224,8 @@ def _found(study: Study | str | None) -> Study:
 
 
 def __getattr__(name: str) -> object:
+    if name == "records":
+        return importlib.import_module("autofash.records")
     if name in _ELSEWHERE:
         return getattr(importlib.import_module(f"autofash.{_ELSEWHERE[name]}"), name)
     raise AttributeError(f"module 'autofash' has no attribute {name!r}")
