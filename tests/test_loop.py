@@ -174,7 +174,7 @@ def test_a_search_ends_with_at_least_three_trials_that_were_trained_to_the_end_a
     assert min(trial.curve[0] for trial in complete) >= max(t.curve[0] for t in study.trials() if t not in complete)
 
 
-def test_trials_that_are_paused_are_kept_when_the_budget_ends_and_continued_by_the_next_search(
+def test_trials_that_are_paused_when_the_budget_ends_are_taken_up_by_the_next_search_and_never_trained_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.05")
@@ -183,10 +183,11 @@ def test_trials_that_are_paused_are_kept_when_the_budget_ends_and_continued_by_t
     first = load_study()
     paused = {t.number: t for t in first.trials() if t.state is State.PAUSED}
     assert paused and all((first.folder / f"trials/{number}/checkpoint").exists() for number in paused)
-    second, events = search(trials=len(paused) + 8, epochs=6)
-    assert {e.trial for e in events if isinstance(e, TrialBegan)} & set(paused)
+    second, events = search(trials=len(first.trials()) + 8, epochs=6)
     now = {t.number: t for t in second.trials()}
     assert all(now[n].finished and now[n].curve[: len(t.curve)] == t.curve for n, t in paused.items())
+    again = [e.report for e in events if isinstance(e, TrialReported) and e.report.trial in paused]
+    assert all(said.epoch > len(paused[said.trial].curve) for said in again)
 
 
 @pytest.mark.parametrize("pruner", ["asha", "hyperband", "median", "none"])
