@@ -197,10 +197,12 @@ class StudyWriter:
             state, why = TrialState.FAIL, outcome.reason
         elif running.pausing:
             return self._pause(running, outcome.seconds)
-        elif not running.whole or any(not math.isfinite(report.objective) for report in running.reports):
-            state, why = TrialState.FAIL, running.stopped or "it ended without a report"
-        if running.stopped and outcome.ending is Ending.DONE and state is TrialState.COMPLETE:
+        elif any(not math.isfinite(report.objective) for report in running.reports):
+            state, why = TrialState.FAIL, running.stopped
+        elif running.stopped:
             state, why = TrialState.PRUNED, running.stopped
+        elif not running.whole:
+            state, why = TrialState.FAIL, "it ended without a report"
         running.seconds += outcome.seconds
         with ledger_errors(self.read.storage):
             if outcome.ending is Ending.DIED:

@@ -516,6 +516,20 @@ def test_at_the_end_the_leaders_are_trained_on_and_what_is_paused_is_pruned_with
     writer.close()
 
 
+def test_a_trial_that_is_stopped_at_its_early_look_is_pruned_and_never_failed() -> None:
+    writer = at_rungs(target=6)
+    for value in (0.9, 0.8, 0.7):
+        look(writer, begin(writer), value)
+    best = writer.ask()
+    assert best is not None and best.number == 0
+    last = begin(writer)
+    assert look(writer, last, 0.1) == "stop", "three are ahead, and two of six can go on"
+    [record] = [trial for trial in writer.trials() if trial.number == last.number]
+    assert (record.state, record.value, record.curve) == (State.PRUNED, 0.1, ())
+    assert record.why == "early look: 0.1000 is below the rung's best third, 0.9000"
+    writer.close()
+
+
 def test_what_is_read_in_short_of_a_trial_is_what_its_record_says() -> None:
     writer = at_rungs()
     for value in (0.9, 0.5, 0.4):
