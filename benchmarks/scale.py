@@ -2,8 +2,8 @@
 
 python benchmarks/scale.py               # about five minutes; the table also replaces the section "Scale" of RESULTS.md
 
-Each study is of the default space `cnn`: a third of its trials complete after six epochs, two thirds pruned after one to three,
-every row as a search would leave it. What writes works on a fresh copy of the ledger, in a process of its own.
+Each study is of the default space `cnn`: after an early look each, a third of its trials complete six epochs and two thirds are
+pruned after one to three, every row as a search leaves it. What writes works on a fresh copy, in a process of its own.
 """
 
 from __future__ import annotations
@@ -32,23 +32,24 @@ import optuna
 import psutil
 from optuna.distributions import distribution_to_json
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+from sections import RESULTS, put_section
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = str(ROOT)
 
 from autofash import cli, hardware, loop  # noqa: E402, F401  what a coordinator has imported counts
-from autofash.records import Action, Ending, EpochReport, Outcome, StudySettings  # noqa: E402
+from autofash.records import Action, Ending, EpochReport, ModelBuilt, Outcome, StudySettings  # noqa: E402
 from autofash.space import load_space  # noqa: E402
-from autofash.study.ledger import create_or_load  # noqa: E402
+from autofash.study.ledger import create_or_load, open_storage  # noqa: E402
+from autofash.study.rungs import EARLY_IMAGES  # noqa: E402
 from autofash.study.samplers import suggest  # noqa: E402
 from autofash.study.writer import StudyWriter, seed_of  # noqa: E402
 
 SIZES = (100, 1_000, 10_000)
 ROUNDS = 5  # of each command, and of each process that writes
 ASKED = 20  # trials that such a process asks for, observes and tells
-EPOCHS, STUDY = 6, "fashion_mnist-cnn"
-RESULTS = Path(__file__).parent / "RESULTS.md"
+EPOCHS, IMAGES, STUDY = 6, 50_000, "fashion_mnist-cnn"
 SPACE = load_space("cnn")
 SETTINGS = StudySettings(
     "fashion_mnist", "f" * 64, "cnn", SPACE.table(), SPACE.fingerprint, "tpe", "asha", "accuracy", EPOCHS, 0, 0.1, True
@@ -67,14 +68,19 @@ MEASURED = {  # what is measured → unit, goal at 10,000 trials
 }
 
 
-def curve(rng: random.Random, epochs: int) -> list[float]:
-    """Validation accuracies that rise ever more slowly."""
-    top, pace = 0.93 - 0.1 * rng.random() ** 2, 0.5 + rng.random()
-    return [round(top * (1 - math.exp(-pace * (epoch + 1))), 4) for epoch in range(epochs)]
-
-
-def report(trial: int, epoch: int, value: float) -> EpochReport:
-    return EpochReport(trial, epoch, value, value, 1.1 - value, value - 0.01, 1.2 - value, 50_000 * epoch, 7.12 * epoch)
+def curve(trial: int, rng: random.Random) -> list[EpochReport]:
+    """An early look and all epochs; accuracies that rise ever more slowly."""
+    top, pace, told = 0.93 - 0.1 * rng.random() ** 2, 0.5 + rng.random(), []
+    for epoch in range(EPOCHS + 1):
+        trained = epoch or EARLY_IMAGES / IMAGES
+        value = round(top * (1 - math.exp(-pace * (trained + 0.5))), 4)
+        losses = {"loss": 1.1 - value, "train_accuracy": value - 0.01, "train_loss": 1.2 - value}
+        told.append(
+            EpochReport(
+                trial, epoch, value, value, **losses, images=round(IMAGES * trained), seconds=round(7.12 * trained, 6)
+            )
+        )
+    return told
 
 
 def finished(number: int, rng: random.Random) -> FrozenTrial:
@@ -82,30 +88,30 @@ def finished(number: int, rng: random.Random) -> FrozenTrial:
     drawn = FixedTrial(SPACE.own(SPACE.sample(rng)), number)
     suggest(drawn, SPACE)
     complete = rng.random() < 1 / 3
-    values = curve(rng, EPOCHS if complete else rng.randint(1, 3))
-    noted = {
-        "seed": seed_of(SETTINGS.seed, number),
-        "reports": [asdict(report(number, epoch, value)) for epoch, value in enumerate(values, 1)],
-        "seconds": 7.12 * len(values),
-        **(
-            {} if complete else {"why": f"epoch {len(values)}: {values[-1]:.4f} is below the rung's best third, 0.9012"}
-        ),
-        "parameters": rng.randint(10_000, 500_000),
-    }
+    told = curve(number, rng)[: EPOCHS + 1 if complete else rng.randint(2, 4)]
+    last, work = told[-1], float(rng.randint(10**5, 10**7))
+    why = "" if complete else f"epoch {last.epoch}: {last.objective:.4f} is below the rung's best third, 0.9012"
+    pause = {"rung": last.epoch, "why": why, "seconds": last.seconds, "work": work, "runs": False}
     joint = {name: value for name, value in drawn.params.items() if not SPACE.params[name].when}
-    rungs = {f"completed_rung_{rung}": values[3**rung - 1] for rung in range(2) if 3**rung <= len(values)}
     made = create_trial(
         state=TrialState.COMPLETE if complete else TrialState.PRUNED,
-        value=max(values) if complete else values[-1],
+        value=max(report.objective for report in told[1:]) if complete else last.objective,
         params=drawn.params,
         distributions=drawn.distributions,
-        user_attrs=noted,
-        system_attrs={"tpe:relative_params:0": json.dumps(joint), **rungs},
-        intermediate_values=dict(enumerate(values, 1)),
+        user_attrs={
+            "seed": seed_of(SETTINGS.seed, number),
+            "reports": [asdict(report) for report in told],
+            **({} if complete else {"paused": pause, "why": why}),
+            "seconds": last.seconds,
+            "work": work,
+            "parameters": rng.randint(10_000, 500_000),
+        },
+        system_attrs={"tpe:relative_params:0": json.dumps(joint)},
+        intermediate_values={report.epoch: report.objective for report in told},
     )
     made.number = number
     made.datetime_start = datetime(2026, 1, 1) + timedelta(seconds=30 * number)
-    made.datetime_complete = made.datetime_start + timedelta(seconds=7.12 * len(values))
+    made.datetime_complete = made.datetime_start + timedelta(seconds=last.seconds)
     return made
 
 
@@ -115,7 +121,7 @@ def make(folder: Path, size: int) -> str:
     Optuna adds a trial in 30 ms or more. So the rows are written straight, and Optuna then reads what was meant.
     """
     storage, rng = f"sqlite:///{folder}/studies.db", random.Random(size)
-    study = create_or_load(STUDY, storage, SETTINGS, size + 1_000)
+    study = create_or_load(STUDY, open_storage(storage, write=True), SETTINGS, size + 1_000)
     study.set_user_attr("begun", True)
     trials = [finished(number, rng) for number in range(size)]
     with sqlite3.connect(folder / "studies.db") as database:
@@ -171,15 +177,20 @@ def writing(folder: str) -> None:
     """In a process of its own: open the writer of the ledger in this folder, run trials, and print what it took."""
     taken: dict[str, list[float]] = defaultdict(list)
     with clocked(taken["opening the writer"]):
-        writer = StudyWriter(STUDY, f"sqlite:///{folder}/studies.db", SETTINGS, target=None)
+        writer = StudyWriter(STUDY, f"sqlite:///{folder}/studies.db", SETTINGS, target=None, images=IMAGES)
     writer.trials(), writer.trials(), writer.read.leaderboard(1)  # as the loop and the screen do, once
-    rng = random.Random(0)
-    for _ in range(ASKED):
-        with clocked(taken["ask"], 1e3):
+    rng, curves = random.Random(0), {}
+    while len(curves) < ASKED:
+        asking: list[float] = []
+        with clocked(asking, 1e3):
             asked = writer.ask()
-        for epoch, value in enumerate(curve(rng, EPOCHS), 1):
+        if asked.number not in curves:  # else it was paused, and goes on: that costs less
+            curves[asked.number] = curve(asked.number, rng)
+            taken["ask"] += asking
+            writer.built(ModelBuilt(asked.number, 100_000, 1e6))
+        for report in curves[asked.number][len(asked.reports) :]:
             with clocked(taken["observe"], 1e3):
-                verdict = writer.observe(report(asked.number, epoch, value))
+                verdict = writer.observe(report)
             if verdict.action is not Action.GO:
                 break
         with clocked(taken["tell"], 1e3):
@@ -235,15 +246,6 @@ def table(found: dict[int, dict[str, list[float]]]) -> str:
     return "\n".join(lines)
 
 
-def keep(text: str) -> None:
-    """Put the text in the place of the section that an earlier run left in RESULTS.md, or at its end."""
-    begin, end = "<!-- scale -->", "<!-- /scale -->"
-    before = RESULTS.read_text() if RESULTS.exists() else "# Results\n"
-    head, _, rest = before.partition(begin)
-    tail = rest.partition(end)[2]
-    RESULTS.write_text(f"{head.rstrip()}\n\n{begin}\n{text}\n{end}\n{tail.lstrip()}")
-
-
 def main() -> None:
     found = {}
     for size in SIZES:
@@ -259,7 +261,7 @@ processes that open the writer and ask for {ASKED} trials by tpe, under asha.
 
 {table(found)}"""
     print(text)
-    keep(text)
+    put_section(RESULTS, "scale", text)
 
 
 if __name__ == "__main__":

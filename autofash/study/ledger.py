@@ -351,9 +351,8 @@ def _updated(attributes: Mapping[str, Any]) -> datetime:
     return datetime.fromisoformat(attributes["updated"])
 
 
-def create_or_load(name: str, storage: str, settings: StudySettings, target: int) -> optuna.Study:
+def create_or_load(name: str, opened: LeanStorage, settings: StudySettings, target: int) -> optuna.Study:
     """The Optuna study of this name for its writer, made with these settings where it does not exist yet."""
-    opened = open_storage(storage, write=True)
     study = optuna.create_study(study_name=name, storage=opened, direction="maximize", load_if_exists=True)
     if "format" not in study.user_attrs and study.get_trials(deepcopy=False):
         raise StudyMismatch(
@@ -385,7 +384,7 @@ def open_reader(storage: str) -> Engine | None:
     return reader
 
 
-def open_storage(storage: str, *, write: bool = False) -> RDBStorage:
+def open_storage(storage: str, *, write: bool = False) -> LeanStorage:
     """Optuna's storage behind a URL. A writer of SQLite syncs every commit in full; everybody waits two minutes for a lock."""
     path = sqlite_path(storage)
     if path is None:

@@ -11,6 +11,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -19,7 +20,20 @@ import sqlalchemy
 from optuna.distributions import json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Connection, DateTime, TableClause, case, column, exists, func, select, table
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    String,
+    TableClause,
+    case,
+    cast,
+    column,
+    exists,
+    func,
+    select,
+    table,
+)
 
 from autofash.study.rungs import EARLY
 
@@ -59,7 +73,19 @@ NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}  # suc
 
 
 class LeanStorage(RDBStorage):
-    """Optuna's storage, but for how it reads trials."""
+    """Optuna's storage, but for how it reads trials, and that it may commit several changes at once."""
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Commit all that is written within at its end, or nothing. Optuna commits each parameter of a trial by itself."""
+        with self.engine.begin() as connection:
+            self.remove_session()
+            self.scoped_session.configure(bind=connection)
+            try:
+                yield
+            finally:
+                self.remove_session()
+                self.scoped_session.configure(bind=self.engine)
 
     def _get_trials(
         self,
@@ -72,8 +98,8 @@ class LeanStorage(RDBStorage):
         # place. Should a later Optuna call it otherwise, a test says so. The arguments are those of its cache.
         new = TRIALS.c.trial_id > trial_id_greater_than
         wanted = sqlalchemy.or_(new, TRIALS.c.trial_id.in_(included_trial_ids)) if included_trial_ids else new
-        with self.engine.connect() as connection:
-            found = read_trials(connection, sqlalchemy.and_(TRIALS.c.study_id == study_id, wanted))
+        with self.scoped_session() as session:
+            found = read_trials(session.connection(), sqlalchemy.and_(TRIALS.c.study_id == study_id, wanted))
         return [trial for trial in found if states is None or trial.state in states]
 
 
@@ -115,7 +141,8 @@ def read_standings(connection: Connection, study: int) -> Iterator[tuple[int, Tr
     noted = select(USER_ATTRIBUTES.c.value_json).where(
         USER_ATTRIBUTES.c.trial_id == TRIALS.c.trial_id, USER_ATTRIBUTES.c.key == "paused"
     )
-    pause = case((TRIALS.c.state == TrialState.RUNNING.name, noted.scalar_subquery()))
+    state = cast(TRIALS.c.state, String)  # a type of its own in PostgreSQL
+    pause = case((state == TrialState.RUNNING.name, noted.scalar_subquery()))
     rows = select(TRIALS.c.number, TRIALS.c.state, pause, best).where(TRIALS.c.study_id == study, ~repeats)
     for number, state, paused, value in connection.execute(rows.order_by(TRIALS.c.trial_id)):
         yield number, TrialState[state], paused is not None and not json.loads(paused)["runs"], value

@@ -73,8 +73,10 @@ def seen_by_tpe(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def _rank(trial: FrozenTrial) -> tuple[bool, int, float]:
     """TPE's own order: complete trials by value, then pruned ones by how far they came."""
-    pruned = trial.state is TrialState.PRUNED
-    return pruned, -(trial.last_step or 0) if pruned else 0, -(trial.value or 0.0)
+    if trial.state is TrialState.COMPLETE:
+        return False, 0, -(trial.value or 0.0)
+    reached = trial.last_step  # 0 is the early look
+    return True, 1 if reached is None else -reached, -(trial.value or 0.0)
 
 
 class _Shown(optuna.Study):

@@ -40,6 +40,7 @@ from autofash.study.ledger import (
     is_confirmation,
     ledger_errors,
     noted_config,
+    open_storage,
     reports_of,
 )
 from autofash.study.lock import StudyLock
@@ -99,7 +100,8 @@ class StudyWriter:
             try:
                 # One process creates: several at once crash Optuna's schema creation.
                 with filelock.FileLock(artifacts(storage) / ".creation.lock"):
-                    self._study = create_or_load(name, storage, settings, target or 50)
+                    self._storage = open_storage(storage, write=True)
+                    self._study = create_or_load(name, self._storage, settings, target or 50)
                 self.read = Study(name, storage)
                 _check_same(self.read, settings)
                 if target is not None and target != self.read.target:
@@ -360,13 +362,14 @@ class StudyWriter:
             )
             # Hyperband would show the sampler one bracket only, or all, depending on the last report.
             study.pruner = optuna.pruners.NopPruner()
-            trial = study.ask()
-            config = self._space.expand(suggest(trial, self._space))
-            twin = self._twin(config)
-            if twin is None or self._settings.sampler == QUEUE:
-                return self._begun(trial, config)
-            trial.set_user_attr("duplicate_of", twin)
-            self._study.tell(trial, state=TrialState.FAIL)
+            with self._storage.at_once():
+                trial = study.ask()
+                config = self._space.expand(suggest(trial, self._space))
+                twin = self._twin(config)
+                if twin is None or self._settings.sampler == QUEUE:
+                    return self._begun(trial, config)
+                trial.set_user_attr("duplicate_of", twin)
+                self._study.tell(trial, state=TrialState.FAIL)
         return None
 
     def _queue_untried(self, duplicates: int) -> bool:

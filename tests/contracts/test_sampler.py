@@ -126,7 +126,8 @@ def test_pruned_trials_are_among_the_best_that_tpe_sees_where_few_are_complete(m
     monkeypatch.setattr(samplers, "GOOD", 3)
     study = optuna.create_study(direction="maximize")
     study.add_trial(optuna.trial.create_trial(value=0.1))
-    for curve in ({1: 0.9}, {1: 0.1, 2: 0.2}, {1: 0.8}, {1: 0.7}):
+    study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED))
+    for curve in ({1: 0.9}, {1: 0.1, 2: 0.2}, {1: 0.8}, {0: 0.7}):
         study.add_trial(
             optuna.trial.create_trial(state=TrialState.PRUNED, intermediate_values=curve, value=curve[max(curve)])
         )

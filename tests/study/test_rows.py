@@ -89,3 +89,16 @@ def test_standings_are_the_trials_numbers_states_and_best_reports_without_repeti
         (5, TrialState.RUNNING, False, None),
         (6, TrialState.WAITING, False, None),
     ]
+
+
+def test_what_is_written_at_once_is_seen_within_and_by_others_only_at_its_end(study: optuna.Study) -> None:
+    storage = study._storage._backend
+    before = len(study.get_trials())
+    with storage.at_once():
+        study.add_trial(create_trial(value=0.6, params=PARAMS, distributions=DISTRIBUTIONS))
+        study.enqueue_trial({})
+        assert len(study.get_trials()) == before + 2
+        assert len(optunas(study)) == before
+    assert optunas(study) == study.get_trials() and len(study.get_trials()) == before + 2
+    study.enqueue_trial({})
+    assert len(optunas(study)) == before + 3, "each by itself again"

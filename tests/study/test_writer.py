@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -165,6 +166,25 @@ def test_a_trial_killed_before_it_had_a_config_is_not_queued() -> None:
     heir = opened()
     assert not heir._queued()
     heir.close()
+
+
+def test_a_trial_that_is_asked_for_is_in_the_ledger_whole_or_not_at_all(
+    writer: StudyWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def suggest_half(trial: optuna.Trial, space: Space) -> None:
+        trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
+        assert writer._study.get_trials()[-1].params, "the writer itself sees what it has written"
+        raise RuntimeError("cut short")
+
+    writer._study.enqueue_trial({"learning_rate": 0.01, "width": 8})
+    with monkeypatch.context() as cut:
+        cut.setattr("autofash.study.writer.suggest", suggest_half)
+        with pytest.raises(RuntimeError, match="cut short"):
+            writer.ask()
+    assert [(trial.state, trial.config) for trial in load_study("s").trials()] == [(State.WAITING, {})]
+    asked = writer.ask()
+    assert asked is not None and asked.number == 0
+    assert load_study("s").trial(0).config == asked.config == {"family": "cnn", "learning_rate": 0.01, "width": 8}
 
 
 def test_the_same_seed_asks_for_the_same_configs_however_often_it_is_resumed() -> None:
