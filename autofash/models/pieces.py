@@ -20,7 +20,9 @@ def normalized(x: keras.KerasTensor, normalization: str) -> keras.KerasTensor:
         case "none":
             return x
         case "batch":
-            return layers.BatchNormalization()(x)
+            # 0.99, Keras's default, forgets the averages that it began with only after some 500 steps: a look before that,
+            # or a training on few images, would see a badly calibrated model.
+            return layers.BatchNormalization(momentum=0.9)(x)
         case "layer":
             return layers.LayerNormalization()(x)
         case "group":
