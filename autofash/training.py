@@ -17,6 +17,7 @@ from autofash.checkpoint import Checkpoint
 from autofash.data.augment import Augmentation
 from autofash.data.batches import Batches
 from autofash.errors import InfeasibleConfig
+from autofash.models.fused import fuse_normalization
 from autofash.records import Action, Config, EpochReport, ModelBuilt, Report, TrialSpec
 
 Array = np.ndarray
@@ -131,6 +132,7 @@ def fit(
         augmentation=Augmentation.of(spec.config),
         seed=spec.seed,
     )
+    fuse_normalization(model)
     last = epochs * batches.per_epoch
     enough = float(spec.config.get("stop_at_train_accuracy", math.inf))
     done = checkpoint.restore(model) if checkpoint else 0

@@ -140,6 +140,14 @@ class Growing(Rungs):
         return super().next({n: found for n, found in paused.items() if self.at.index(found.rung) < self._opened})
 
 
+class Waiting(Rungs):
+    """ASHA as it was published: at every rung the first two wait for a third."""
+
+    def _best(self, rung: int) -> set[int]:
+        values = self._values[rung]
+        return set(sorted(values, key=lambda number: (-values[number], number))[: len(values) // self._reduction])
+
+
 class Gaining:
     """Freeze-thaw-like (Swersky et al. 2014, arXiv:1406.3896): continue or begin whatever promises most gain a second.
 
@@ -318,6 +326,7 @@ CONTESTANTS = {
     **{f"asha that pauses, early look at {images:,}": pausing(images) for images in LOOKS},
     "the same at 8,192, a half goes on": pausing(8192, 2),
     "the same at 8,192, a quarter": pausing(8192, 4),
+    "the same at 8,192, every rung waits for three": pausing(8192, 3, Waiting),
     "PASHA-like, early look at 8,192": pausing(8192, 3, Growing),
     "freeze-thaw-like, from epoch 1": pausing(0, 3, Gaining),
     "freeze-thaw-like, early look at 8,192": pausing(8192, 3, Gaining),

@@ -1,8 +1,10 @@
 """Successive halving over rungs, asynchronously: who goes on at a rung, who pauses there, and who is continued next.
 
-Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (ASHA), arXiv:1810.05934, algorithm 2, with two
-changes: a trial among its rung's best goes on at once, without a pause; and a step that would cost more than its share of what
-the search has spent so far waits. Optuna's SuccessiveHalvingPruner only stops trials, and never takes one up again.
+Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (ASHA), arXiv:1810.05934, algorithm 2, with three
+changes: a trial among its rung's best goes on at once, without a pause; above the first rung the best goes on however few have
+come so far, because it was chosen below already, and waiting for two more would cost two trainings; and a step that would cost
+more than its share of what the search has spent so far waits. Optuna's SuccessiveHalvingPruner only stops trials, and never
+takes one up again.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ class Rungs:
     def _best(self, rung: int) -> set[int]:
         values = self._values[rung]
         ranked = sorted(values, key=lambda number: (-values[number], number))
-        return set(ranked[: len(ranked) // self._reduction])
+        return set(ranked[: max(len(ranked) // self._reduction, int(rung != self.at[0]))])
 
 
 class Costs:
