@@ -1,4 +1,4 @@
-"""The four kinds of parameter. Each says what it holds, what is wrong with it, and which values a grid would take."""
+"""The four kinds of parameter. Each says what is wrong with it, what it holds, what a grid takes, and what is nearest."""
 
 from __future__ import annotations
 
@@ -73,6 +73,11 @@ class IntParam(_Param):
             return rng.randrange(self.low, self.high + 1, self.step)
         return min(max(round(_log_uniform(self.low, self.high, rng)), self.low), self.high)
 
+    def nearest(self, value: Value | None) -> Value:
+        """The value of this parameter that is nearest to one from elsewhere; of none, and of a word, the lowest."""
+        within = min(max(_number(value, self.low), self.low), self.high)
+        return self.low + round((within - self.low) / self.step) * self.step
+
 
 class FloatParam(_Param):
     """A number from low to high, both included, by step, or drawn by its logarithm."""
@@ -124,6 +129,11 @@ class FloatParam(_Param):
         drawn = _log_uniform(self.low, self.high, rng) if self.log else rng.uniform(self.low, self.high)
         return min(max(drawn, self.low), self.high)
 
+    def nearest(self, value: Value | None) -> Value:
+        """The value of this parameter that is nearest to one from elsewhere; of none, and of a word, the lowest."""
+        within = min(max(_number(value, self.low), self.low), self.high)
+        return within if self.step is None else round(self.low + round((within - self.low) / self.step) * self.step, 12)
+
 
 class ChoiceParam(_Param):
     """One of these values, without an order."""
@@ -154,6 +164,15 @@ class ChoiceParam(_Param):
         """A random value."""
         return rng.choice(self.values)
 
+    def nearest(self, value: Value | None) -> Value:
+        """The same value, else the number that is nearest to a number, else the first value."""
+        if value is not None and self.holds(value):
+            return value
+        numbers = [own for own in self.values if not isinstance(own, str | bool)]
+        if not numbers or value is None or isinstance(value, str | bool):
+            return self.values[0]
+        return min(numbers, key=lambda own: abs(own - value))
+
 
 class BoolParam(_Param):
     """True or false."""
@@ -172,6 +191,10 @@ class BoolParam(_Param):
         """A random value."""
         return rng.random() < 0.5
 
+    def nearest(self, value: Value | None) -> Value:
+        """The same value; False of anything else."""
+        return value if isinstance(value, bool) else False
+
 
 Param = Annotated[IntParam | FloatParam | ChoiceParam | BoolParam, Field(discriminator="type")]
 
@@ -181,6 +204,10 @@ def _range_faults(low: float, high: float, log: bool) -> Iterator[Fault]:
         yield "low", f"low = {low} is above high = {high}", f"low = {high}, high = {low}"
     if log and low <= 0:
         yield "low", f"log = true needs low above 0, and low = {low}", "low = 1e-6, or leave log out"
+
+
+def _number(value: Value | None, otherwise: float) -> float:
+    return otherwise if value is None or isinstance(value, str | bool) else value
 
 
 def _log_uniform(low: float, high: float, rng: random.Random) -> float:

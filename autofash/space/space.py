@@ -104,22 +104,20 @@ class Space:
         """The config without a family that is the space's, not a parameter's."""
         return {name: value for name, value in config.items() if name in self.params}
 
-    def fit(self, config: Config) -> Config | None:
-        """The config in this space's own names, or None where it does not lie within.
+    def nearest(self, config: Config) -> Config | None:
+        """This space's config that comes nearest to one from elsewhere; None to one of another family.
 
-        A config of a plain family (`width`) fits a space that searches the family (`cnn_width`).
+        Every value moves to the nearest that the space allows; what the config does not name is at its least. A config of a
+        plain family (`width`) fits a space that searches the family (`cnn_width`).
         """
         family = config.get("family")
-        if self.family not in ("all", family) or self.configs:
+        searched = self.params.get("family") if self.family == "all" else None
+        if self.configs or not (self.family == family or (searched and searched.holds(str(family)))):
             return None
         found = self._begun()
         for name, param in self.params.items():
-            if not self._active(param, found):
-                continue
-            plain = name if name in config else name.removeprefix(f"{family}_")
-            if plain not in config or not param.holds(config[plain]):
-                return None
-            found[name] = config[plain]
+            if self._active(param, found):
+                found[name] = param.nearest(config.get(name, config.get(name.removeprefix(f"{family}_"))))
         return found
 
     def table(self) -> dict[str, object]:

@@ -48,11 +48,15 @@ class Rungs:
         """Whether the trial is among the best third that have reached the rung; whoever stands at none goes on."""
         return rung not in self._values or trial in self._best(rung)
 
+    def undecided(self, rung: int) -> bool:
+        """Whether this is the first rung, and too few have come to it for a best third."""
+        return rung == self.at[0] and len(self._values[rung]) < self._reduction
+
     def why(self, trial: int, rung: int) -> str:
         """Why a trial pauses at a rung, with the figure that it falls short of."""
         value, best = self._values[rung][trial], self._best(rung)
         where = "early look" if rung == EARLY else f"epoch {rung}"
-        if not best:
+        if self.undecided(rung):
             return f"{where}: {value:.4f}, among the first there"
         return f"{where}: {value:.4f} is below the rung's best third, {min(self._values[rung][n] for n in best):.4f}"
 
@@ -149,6 +153,8 @@ class RungPruning:
             trial.rung = epoch
         if epoch >= trial.epochs or trial.leads or self._rungs.goes_on(number, epoch):
             return Verdict.go()
+        if trial.origin.startswith("starter") and self._rungs.undecided(epoch):
+            return Verdict.go()  # it did well elsewhere: nothing is known that speaks against it
         if self._must_lead({**situation.paused, number: trial}, situation) == number:
             trial.leads = True
             return Verdict.go()

@@ -422,13 +422,13 @@ class StudyWriter:
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def _queue_starters(self, starters: Sequence[NamedConfig]) -> None:
-        """Queue those that lie within the space; cut short, the next writer queues what is missing."""
-        there = {trial.user_attrs.get("origin") for trial in self._study.get_trials(deepcopy=False)}
+        """Queue what comes nearest to them in the space, each once; cut short, the next writer queues what is missing."""
+        queued = [trial.user_attrs.get("queued") for trial in self._study.get_trials(deepcopy=False)]
         for starter in starters:
-            fitting, origin = self._space.fit(starter.config), f"starter {starter.name}"
-            if fitting is not None and origin not in there:
-                params = dict(self._space.own(fitting))
-                self._study.enqueue_trial(params, user_attrs={"queued": params, "origin": origin})
+            nearest = self._space.nearest(starter.config)
+            if nearest is not None and (params := dict(self._space.own(nearest))) not in queued:
+                queued.append(params)
+                self._study.enqueue_trial(params, user_attrs={"queued": params, "origin": f"starter {starter.name}"})
         self._study.set_user_attr("begun", True)
 
     def _queue_again(self, trial: FrozenTrial, deaths: int) -> None:

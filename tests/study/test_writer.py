@@ -260,15 +260,18 @@ def test_starters_whose_queueing_was_cut_short_are_queued_once_each() -> None:
     assert [one and one.origin for one in asked] == ["starter 8", "starter 16", "sampled"]
 
 
-def test_starters_come_first_and_only_those_within_the_space() -> None:
-    fits = NamedConfig("good", {"family": "cnn", "learning_rate": 1e-3, "width": 8, "dropout": 0.3})
-    beyond = NamedConfig("wide", {"family": "cnn", "learning_rate": 1e-3, "width": 64})
-    writer = opened(starters=(beyond, fits))
-    first, second = writer.ask(), writer.ask()
+def test_starters_come_first_each_at_its_nearest_config_in_the_space_and_none_twice() -> None:
+    good = NamedConfig("good", {"family": "cnn", "learning_rate": 1e-3, "width": 8, "dropout": 0.3})
+    wide, wider = (
+        NamedConfig(str(width), {"family": "cnn", "learning_rate": 1e-3, "width": width}) for width in (64, 99)
+    )
+    other = NamedConfig("other", {"family": "mlp", "learning_rate": 1e-3})
+    writer = opened(starters=(good, wide, wider, other))
+    asked = [writer.ask() for _ in range(3)]
     writer.close()
-    assert first and second
-    assert (first.origin, first.config) == ("starter good", {"family": "cnn", "learning_rate": 1e-3, "width": 8})
-    assert second.origin == "sampled"
+    assert [one and one.origin for one in asked] == ["starter good", "starter 64", "sampled"]
+    assert [one and one.config["width"] for one in asked[:2]] == [8, 16]
+    assert asked[0] and asked[0].config == {"family": "cnn", "learning_rate": 1e-3, "width": 8}
 
 
 def test_a_config_that_is_finished_is_not_run_again() -> None:
@@ -483,25 +486,45 @@ def test_a_writer_that_died_leaves_paused_trials_paused_and_those_it_had_put_off
 
 def test_a_continued_trial_whose_writer_died_is_paused_where_it_paused_before() -> None:
     writer = at_rungs()
-    first = begin(writer)
-    look(writer, first, 0.9)
-    for value in (0.5, 0.4):
+    ahead, first = begin(writer), begin(writer)
+    for asked, value in ((ahead, 0.95), (first, 0.9), (begin(writer), 0.5)):
+        assert look(writer, asked, value) == "pause"
+    continued = writer.ask()
+    assert continued is not None and continued.number == ahead.number
+    assert epoch_1(writer, ahead, 0.97) == "go"
+    for value in (0.4, 0.3, 0.2):
         look(writer, begin(writer), value)
     again = writer.ask()
-    assert again is not None and again.number == first.number
+    assert again is not None and again.number == first.number, "the second best of six"
     assert State.RUNNING in {trial.state for trial in writer.trials()}
     writer._lock.release()
     writer = at_rungs()
     [record] = [trial for trial in writer.trials() if trial.number == first.number]
     assert record.state is State.PAUSED and record.seconds == 5.0
-    once_more = writer.ask()
-    assert once_more is not None and once_more.number == first.number
+    assert [asked and asked.number for asked in (writer.ask(), writer.ask())] == [ahead.number, first.number]
     # Where its checkpoint was damaged, it begins anew and says again what it said before.
-    assert look(writer, once_more, 0.9) == "go"
-    assert writer.observe(EpochReport(first.number, 1, 0.91, 0.91, 0.3, 0.9, 0.3, 50_000, 20.0)).action == "pause"
+    assert look(writer, first, 0.9) == "go"
+    assert epoch_1(writer, first, 0.91) == "pause"
     ended = writer.tell(Outcome(first.number, Ending.DONE, seconds=21.0))
     assert (ended.state, ended.curve, ended.seconds) == (State.PAUSED, (0.91,), 26.0)
     assert [report.seconds for report in ended.reports] == [25.0] and ended.early is not None
+    writer.close()
+
+
+def epoch_1(writer: StudyWriter, asked: Asked, value: float) -> str:
+    said = EpochReport(asked.number, 1, value, value, 0.3, value, 0.3, images=50_000, seconds=20.0)
+    return str(writer.observe(said).action)
+
+
+def test_the_first_starters_go_on_at_their_early_look_though_there_is_nothing_yet_to_compare_them_with() -> None:
+    settings = replace(SETTINGS, pruner="asha", sampler="random", epochs=6)
+    starters = [
+        NamedConfig(str(rate), {"family": "cnn", "learning_rate": rate, "width": 8}) for rate in (1e-3, 2e-3, 3e-3)
+    ]
+    writer = StudyWriter("s", STORAGE, settings, target=20, images=50_000, starters=starters)
+    asked = [begin(writer) for _ in range(3)]
+    assert [look(writer, *pair) for pair in zip(asked, (0.7, 0.6, 0.5), strict=True)] == ["go", "go", "pause"]
+    assert [epoch_1(writer, *pair) for pair in zip(asked[:2], (0.9, 0.8), strict=True)] == ["go", "pause"]
     writer.close()
 
 
