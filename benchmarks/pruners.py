@@ -141,7 +141,7 @@ class Growing(Rungs):
 
 
 class Waiting(Rungs):
-    """ASHA as it was published: at every rung the first two wait for a third."""
+    """ASHA as it was published: at every rung, not at the lowest two alone, the first two wait for a third."""
 
     def _best(self, rung: int) -> set[int]:
         values = self._values[rung]
@@ -324,12 +324,12 @@ CONTESTANTS = {
     "asha that stops, rungs 1 and 3": stopping(lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)),
     "asha that pauses, rungs 1 and 3": pausing(0),
     **{f"asha that pauses, early look at {images:,}": pausing(images) for images in LOOKS},
-    "the same at 8,192, a half goes on": pausing(8192, 2),
-    "the same at 8,192, a quarter": pausing(8192, 4),
-    "the same at 8,192, every rung waits for three": pausing(8192, 3, Waiting),
-    "PASHA-like, early look at 8,192": pausing(8192, 3, Growing),
+    "the same at 4,096, a half goes on": pausing(4096, 2),
+    "the same at 4,096, a quarter": pausing(4096, 4),
+    "the same at 4,096, every rung waits for three": pausing(4096, 3, Waiting),
+    "PASHA-like, early look at 4,096": pausing(4096, 3, Growing),
     "freeze-thaw-like, from epoch 1": pausing(0, 3, Gaining),
-    "freeze-thaw-like, early look at 8,192": pausing(8192, 3, Gaining),
+    "freeze-thaw-like, early look at 4,096": pausing(4096, 3, Gaining),
 }
 
 

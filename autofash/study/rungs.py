@@ -1,10 +1,10 @@
 """Successive halving over rungs, asynchronously: who goes on at a rung, who pauses there, and who is continued next.
 
 Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (ASHA), arXiv:1810.05934, algorithm 2, with three
-changes: a trial among its rung's best goes on at once, without a pause; above the first rung the best goes on however few have
-come so far, because it was chosen below already, and waiting for two more would cost two trainings; and a step that would cost
-more than its share of what the search has spent so far waits. Optuna's SuccessiveHalvingPruner only stops trials, and never
-takes one up again.
+changes: a trial among its rung's best goes on at once, without a pause; from the third rung on the best goes on however few have
+come so far, because it was chosen twice already, and waiting for two more would cost two long trainings; and a step that would
+cost more than its share of what the search has spent so far waits. Optuna's SuccessiveHalvingPruner only stops trials, and
+never takes one up again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from autofash.study.underway import Situation, Underway
 
 REDUCTION = 3  # of a rung's trials one in three goes on
 EARLY = 0  # the rung of the early look, within the first epoch
-EARLY_IMAGES = 8192  # training images before it
+EARLY_IMAGES = 4096  # training images before it
+CONTESTED = 2  # rungs, from the lowest, where the first two wait for a third
 FIRST_SHARE = 0.1  # of what was spent so far: the most that a first rung may cost
 FREE_SECONDS = 10.0  # that a first rung may always take
 WORK_SECONDS = 1e-10  # of training for a multiply-add of the forward pass, before any was measured
@@ -48,15 +49,15 @@ class Rungs:
         """Whether the trial is among the best third that have reached the rung; whoever stands at none goes on."""
         return rung not in self._values or trial in self._best(rung)
 
-    def undecided(self, rung: int) -> bool:
-        """Whether this is the first rung, and too few have come to it for a best third."""
-        return rung == self.at[0] and len(self._values[rung]) < self._reduction
+    def ahead(self, trial: int, rung: int) -> bool:
+        """Whether the trial is above all others at a rung that too few have reached for anyone to go on."""
+        return not self._best(rung) and self._values[rung][trial] == max(self._values[rung].values())
 
     def why(self, trial: int, rung: int) -> str:
         """Why a trial pauses at a rung, with the figure that it falls short of."""
         value, best = self._values[rung][trial], self._best(rung)
         where = "early look" if rung == EARLY else f"epoch {rung}"
-        if self.undecided(rung):
+        if not best:
             return f"{where}: {value:.4f}, among the first there"
         return f"{where}: {value:.4f} is below the rung's best third, {min(self._values[rung][n] for n in best):.4f}"
 
@@ -88,7 +89,7 @@ class Rungs:
     def _best(self, rung: int) -> set[int]:
         values = self._values[rung]
         ranked = sorted(values, key=lambda number: (-values[number], number))
-        return set(ranked[: max(len(ranked) // self._reduction, int(rung != self.at[0]))])
+        return set(ranked[: max(len(ranked) // self._reduction, int(rung not in self.at[:CONTESTED]))])
 
 
 class Costs:
@@ -153,8 +154,8 @@ class RungPruning:
             trial.rung = epoch
         if epoch >= trial.epochs or trial.leads or self._rungs.goes_on(number, epoch):
             return Verdict.go()
-        if trial.origin.startswith("starter") and self._rungs.undecided(epoch):
-            return Verdict.go()  # it did well elsewhere: nothing is known that speaks against it
+        if trial.origin.startswith("starter") and self._rungs.ahead(number, epoch):
+            return Verdict.go()  # it did well elsewhere, and nothing is known yet that speaks against it
         if self._must_lead({**situation.paused, number: trial}, situation) == number:
             trial.leads = True
             return Verdict.go()

@@ -36,14 +36,15 @@ def test_the_first_two_at_a_rung_pause_and_the_best_of_three_goes_on() -> None:
     assert rungs.goes_on(2, 1) and rungs.next(waiting((0, 1), (1, 1))) is None
 
 
-def test_above_the_first_rung_the_best_goes_on_however_few_have_come() -> None:
+def test_from_the_third_rung_on_the_best_goes_on_however_few_have_come() -> None:
     rungs = Rungs([EARLY, 1, 3])
     rungs.reach(0, 1, 0.8)
-    assert rungs.goes_on(0, 1)
-    rungs.reach(1, 1, 0.7)
-    rungs.reach(2, 1, 0.9)
-    assert not rungs.goes_on(1, 1) and rungs.goes_on(2, 1)
-    assert rungs.why(1, 1) == "epoch 1: 0.7000 is below the rung's best third, 0.9000"
+    rungs.reach(0, 3, 0.8)
+    assert not rungs.goes_on(0, 1) and rungs.goes_on(0, 3)
+    rungs.reach(1, 3, 0.7)
+    rungs.reach(2, 3, 0.9)
+    assert not rungs.goes_on(1, 3) and rungs.goes_on(2, 3)
+    assert rungs.why(1, 3) == "epoch 3: 0.7000 is below the rung's best third, 0.9000"
 
 
 def test_a_paused_trial_is_continued_once_enough_have_come_in_below_it() -> None:
