@@ -33,7 +33,7 @@ from autofash import data, hardware, search  # noqa: E402
 from autofash.executors import ProcessExecutor  # noqa: E402
 from autofash.records import Outcome, Report, TrialSpec  # noqa: E402
 from autofash.request import VALIDATION  # noqa: E402
-from autofash.study.rungs import EARLY, LEADERS, Rungs  # noqa: E402
+from autofash.study.rungs import EARLY, LEADERS, REDUCTION, Rungs  # noqa: E402
 
 CURVES = Path(__file__).parent / "curves.json"
 ORDERS, TRIALS, WORKERS, EPOCHS = 60, 50, 2, 6
@@ -141,7 +141,7 @@ class Growing(Rungs):
 
 
 class Waiting(Rungs):
-    """ASHA as it was published: at every rung, not at the lowest two alone, the first two wait for a third."""
+    """ASHA as it was published: at every rung, not at the lowest two alone, the first wait until there are enough."""
 
     def _best(self, rung: int) -> set[int]:
         values = self._values[rung]
@@ -250,7 +250,9 @@ def stopping(make: Callable[[], BasePruner]) -> Callable[[list[Curve]], Run]:
     return replay
 
 
-def pausing(early: int, reduction: int = 3, kind: type[Rungs] | type[Gaining] = Rungs) -> Callable[[list[Curve]], Run]:
+def pausing(
+    early: int, reduction: int = REDUCTION, kind: type[Rungs] | type[Gaining] = Rungs
+) -> Callable[[list[Curve]], Run]:
     """Rungs of our own, which pause trials and continue them. early: images before the early look, 0 for none."""
 
     def replay(curves: list[Curve]) -> Run:
@@ -322,14 +324,14 @@ CONTESTANTS = {
     "median, from epoch 1": stopping(lambda: MedianPruner(n_startup_trials=5, n_warmup_steps=0)),
     "hyperband": stopping(lambda: HyperbandPruner(min_resource=1, max_resource=EPOCHS, reduction_factor=3)),
     "asha that stops, rungs 1 and 3": stopping(lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)),
-    "asha that pauses, rungs 1 and 3": pausing(0),
+    "asha that pauses, rungs 1 and 4": pausing(0),
     **{f"asha that pauses, early look at {images:,}": pausing(images) for images in LOOKS},
     "the same at 4,096, a half goes on": pausing(4096, 2),
-    "the same at 4,096, a quarter": pausing(4096, 4),
-    "the same at 4,096, every rung waits for three": pausing(4096, 3, Waiting),
-    "PASHA-like, early look at 4,096": pausing(4096, 3, Growing),
-    "freeze-thaw-like, from epoch 1": pausing(0, 3, Gaining),
-    "freeze-thaw-like, early look at 4,096": pausing(4096, 3, Gaining),
+    "the same at 4,096, a third": pausing(4096, 3),
+    "the same at 4,096, every rung waits": pausing(4096, REDUCTION, Waiting),
+    "PASHA-like, early look at 4,096": pausing(4096, REDUCTION, Growing),
+    "freeze-thaw-like, from epoch 1": pausing(0, REDUCTION, Gaining),
+    "freeze-thaw-like, early look at 4,096": pausing(4096, REDUCTION, Gaining),
 }
 
 

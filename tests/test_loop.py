@@ -150,7 +150,7 @@ def test_the_target_ends_the_search() -> None:
 def test_pruned_trials_say_why_and_count_as_finished() -> None:
     study, _ = search(trials=15, epochs=6, pruner="asha")
     pruned = [trial for trial in study.trials() if trial.state is State.PRUNED]
-    reason = r"epoch [13]: 0\.\d{4}(, among the first there| is below the rung's best third, 0\.\d{4})"
+    reason = r"epoch [14]: 0\.\d{4}(, among the first there| is below the rung's best quarter, 0\.\d{4})"
     assert pruned and all(re.fullmatch(reason, trial.why) for trial in pruned)
     assert all(len(trial.curve) in (1, 3) for trial in pruned)
 

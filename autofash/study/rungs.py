@@ -2,7 +2,7 @@
 
 Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (ASHA), arXiv:1810.05934, algorithm 2, with three
 changes: a trial among its rung's best goes on at once, without a pause; from the third rung on the best goes on however few have
-come so far, because it was chosen twice already, and waiting for two more would cost two long trainings; and a step that would
+come so far, because it was chosen twice already, and waiting for others would cost long trainings; and a step that would
 cost more than its share of what the search has spent so far waits. Optuna's SuccessiveHalvingPruner only stops trials, and
 never takes one up again.
 """
@@ -18,10 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 from autofash.records import EpochReport, Verdict
 from autofash.study.underway import Situation, Underway
 
-REDUCTION = 3  # of a rung's trials one in three goes on
+REDUCTION = 4  # of a rung's trials one in so many goes on
 EARLY = 0  # the rung of the early look, within the first epoch
 EARLY_IMAGES = 4096  # training images before it
-CONTESTED = 2  # rungs, from the lowest, where the first two wait for a third
+CONTESTED = 2  # rungs, from the lowest, where the first wait until there is a best quarter
 FIRST_SHARE = 0.1  # of what was spent so far: the most that a first rung may cost
 FREE_SECONDS = 10.0  # that a first rung may always take
 WORK_SECONDS = 1e-10  # of training for a multiply-add of the forward pass, before any was measured
@@ -46,7 +46,7 @@ class Rungs:
             self._values[rung][trial] = value
 
     def goes_on(self, trial: int, rung: int) -> bool:
-        """Whether the trial is among the best third that have reached the rung; whoever stands at none goes on."""
+        """Whether the trial is among the best quarter that have reached the rung; whoever stands at none goes on."""
         return rung not in self._values or trial in self._best(rung)
 
     def ahead(self, trial: int, rung: int) -> bool:
@@ -59,10 +59,10 @@ class Rungs:
         where = "early look" if rung == EARLY else f"epoch {rung}"
         if not best:
             return f"{where}: {value:.4f}, among the first there"
-        return f"{where}: {value:.4f} is below the rung's best third, {min(self._values[rung][n] for n in best):.4f}"
+        return f"{where}: {value:.4f} is below the rung's best quarter, {min(self._values[rung][n] for n in best):.4f}"
 
     def hopeless(self, trial: int, rung: int, target: int) -> bool:
-        """Whether so many are ahead at the rung that even with `target` trials there it would not be among the best third."""
+        """Whether so many are ahead at the rung that even with `target` trials there it would not be among the best quarter."""
         values = self._values[rung]
         return sum(value > values[trial] for value in values.values()) >= max(target // self._reduction, LEADERS)
 
@@ -147,7 +147,7 @@ class RungPruning:
         return f"put off: its first rung would take {seconds:.0f} s"
 
     def verdict(self, trial: Underway, report: EpochReport, situation: Situation) -> Verdict:
-        """At a rung the best third goes on, the others pause; who could never be among them is stopped."""
+        """At a rung the best quarter goes on, the others pause; who could never be among them is stopped."""
         number, epoch = report.trial, report.epoch
         self._rungs.reach(number, epoch, report.objective)
         if epoch in self._rungs.at:
@@ -208,7 +208,7 @@ def seconds_to_end(trial: Underway, images: int) -> float:
 
 
 def rungs_of(epochs: int, *, early: bool) -> list[int]:
-    """Where trials of so many epochs are compared: at the early look, and after 1, 3, 9 … epochs."""
+    """Where trials of so many epochs are compared: at the early look, and after 1, 4, 16 … epochs."""
     ends = [REDUCTION**power for power in range(20) if REDUCTION**power < epochs]
     return [EARLY, *ends] if early else ends
 

@@ -464,8 +464,8 @@ def test_a_dear_config_is_put_off_until_the_search_can_afford_it_and_run_when_no
 
 def test_a_writer_that_died_leaves_paused_trials_paused_and_those_it_had_put_off_too() -> None:
     writer = at_rungs()
-    paused = [begin(writer), begin(writer)]
-    assert [look(writer, asked, value) for asked, value in zip(paused, (0.8, 0.7), strict=True)] == ["pause", "pause"]
+    paused = [begin(writer) for _ in range(3)]
+    assert [look(writer, *pair) for pair in zip(paused, (0.8, 0.7, 0.5), strict=True)] == ["pause"] * 3
     dear = writer.ask()
     assert dear is not None and writer.built(ModelBuilt(dear.number, parameters=7, work=1e9)).action == "pause"
     writer.tell(Outcome(dear.number, Ending.DONE))
@@ -473,13 +473,13 @@ def test_a_writer_that_died_leaves_paused_trials_paused_and_those_it_had_put_off
     writer._lock.release()  # as the system does with a dead process's
     writer = at_rungs()
     states = {trial.number: trial.state for trial in writer.trials()}
-    assert [states[asked.number] for asked in (*paused, dear)] == [State.PAUSED] * 3
+    assert [states[asked.number] for asked in (*paused, dear)] == [State.PAUSED] * 4
     assert states[running.number] is State.FAILED and State.WAITING in states.values()
-    third = writer.ask()
-    assert third is not None and third.origin == f"retry of {running.number}"
-    assert look(writer, third, 0.6) == "pause"
+    fourth = writer.ask()
+    assert fourth is not None and fourth.origin == f"retry of {running.number}"
+    assert look(writer, fourth, 0.6) == "pause"
     continued = writer.ask()
-    assert continued is not None and continued.number == paused[0].number, "the best of three has earned it"
+    assert continued is not None and continued.number == paused[0].number, "the best of four has earned it"
     assert [report.epoch for report in continued.reports] == [0]
     writer.close()
 
@@ -488,7 +488,7 @@ def test_a_continued_trial_whose_writer_died_is_paused_where_it_paused_before() 
     writer = at_rungs()
     first = begin(writer)
     look(writer, first, 0.9)
-    for value in (0.5, 0.4):
+    for value in (0.5, 0.4, 0.3):
         look(writer, begin(writer), value)
     again = writer.ask()
     assert again is not None and again.number == first.number
@@ -557,22 +557,22 @@ def test_at_the_end_the_leaders_are_trained_on_and_what_is_paused_is_pruned_with
 
 
 def test_a_trial_that_is_stopped_at_its_early_look_is_pruned_and_never_failed() -> None:
-    writer = at_rungs(target=6)
-    for value in (0.9, 0.8, 0.7):
+    writer = at_rungs(target=8)
+    for value in (0.9, 0.8, 0.7, 0.6):
         look(writer, begin(writer), value)
     best = writer.ask()
     assert best is not None and best.number == 0
     last = begin(writer)
-    assert look(writer, last, 0.1) == "stop", "three are ahead, and two of six can go on"
+    assert look(writer, last, 0.1) == "stop", "four are ahead, and no more than three will go on"
     [record] = [trial for trial in writer.trials() if trial.number == last.number]
     assert (record.state, record.value, record.curve) == (State.PRUNED, 0.1, ())
-    assert record.why == "early look: 0.1000 is below the rung's best third, 0.9000"
+    assert record.why == "early look: 0.1000 is below the rung's best quarter, 0.9000"
     writer.close()
 
 
 def test_what_is_read_in_short_of_a_trial_is_what_its_record_says() -> None:
     writer = at_rungs()
-    for value in (0.9, 0.5, 0.4):
+    for value in (0.9, 0.5, 0.4, 0.3):
         look(writer, begin(writer), value)
     going = writer.ask()
     assert going is not None
@@ -581,7 +581,7 @@ def test_what_is_read_in_short_of_a_trial_is_what_its_record_says() -> None:
     short = {found.number: (found.state, found.value) for found in writer.read.standings()}
     assert short == {record.number: (record.state, record.value) for record in writer.trials()}
     assert short[going.number] == (State.RUNNING, 0.6), "an early look of 0.9 is not an epoch's figure"
-    assert writer.read.summary().paused == 2
+    assert writer.read.summary().paused == 3
     writer.close()
 
 
