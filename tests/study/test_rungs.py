@@ -104,9 +104,9 @@ def report(images: int, seconds: float) -> EpochReport:
     return EpochReport(0, EARLY, 0.5, 0.5, 1.0, 0.5, 1.0, images, seconds)
 
 
-def test_a_first_rung_may_cost_a_tenth_of_what_was_spent_and_ten_seconds_always() -> None:
+def test_a_first_rung_may_cost_a_tenth_of_what_was_spent_and_five_seconds_always() -> None:
     costs = Costs(8192)
-    assert costs.affordable(9.9) and not costs.affordable(11.0)
+    assert costs.affordable(4.9) and not costs.affordable(5.1)
     costs.spend(200.0)
     assert costs.affordable(20.0) and not costs.affordable(21.0)
 
