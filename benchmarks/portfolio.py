@@ -32,8 +32,9 @@ from autofash.data.sources import SOURCES, Source  # noqa: E402
 from autofash.space import ChoiceParam, FloatParam, IntParam, NamedConfig, Space  # noqa: E402
 
 MEASURED = HERE / "portfolio.json"
-CANDIDATES, CHOSEN = 16, 4
+CANDIDATES, CHOSEN = 16, 3
 HORIZONS = (0.25, 0.5, 1.0)
+MOST_REGRET = 10.0  # points: how far behind one is that has no epoch to show yet says nothing
 MNIST_IMAGES, DRAWN_IMAGES = 30_000, 12_000
 EPOCHS = {"some-mnist": 4, "digits": 24, "drawn": 8}
 WIDE = {
@@ -173,10 +174,10 @@ def _regrets(name: str, names: list[str], curves: dict[str, Any]) -> list[float]
         whole = statistics.median(of[other][-1][0] for other in names)
         for horizon in HORIZONS:
             reached = {
-                other: max((value for seconds, value in of[other] if seconds <= horizon * whole), default=0.1)
+                other: max((value for seconds, value in of[other] if seconds <= horizon * whole), default=0.0)
                 for other in names
             }
-            found.append(100 * (max(reached.values()) - reached[name]))
+            found.append(min(MOST_REGRET, 100 * (max(reached.values()) - reached[name])))
     return found
 
 
