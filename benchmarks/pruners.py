@@ -68,7 +68,7 @@ def record() -> None:
 
 def looked_at(configs: list[dict]) -> list[Curve]:
     """What each config has at each early look, two at a time."""
-    folder = data.prepare("fashion_mnist", data.locate("fashion_mnist"), seed=0, validation=VALIDATION).folder
+    folder = data.prepare("fashion_mnist", data.choose("fashion_mnist", None)[1], seed=0, validation=VALIDATION).folder
     executor, left, found = ProcessExecutor(), list(enumerate(configs)), {}
 
     def submit() -> None:
