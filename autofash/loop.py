@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from autofash import data, hardware
-from autofash.errors import Interrupted, NoTrial, ResourceError
+from autofash.errors import Interrupted, NoTrial, ResourceError, disk_error
 from autofash.executors import Executor, ProcessExecutor
 from autofash.records import (
     Ending,
@@ -284,6 +284,8 @@ class _Search:
     def _take(self, outcome: Outcome) -> None:
         record = self._writer.tell(outcome)
         del self._running[outcome.trial]
+        if outcome.ending is Ending.DISK:
+            raise disk_error(outcome.reason, where=str(self._writer.folder))
         if record.state is State.PAUSED:
             self._failures.clear()
             self._tell(TrialPaused(record, self._finished, self._writer.target))
