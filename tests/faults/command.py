@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 TASKS = {
@@ -186,7 +187,7 @@ def _reap() -> None:
 
 def command() -> None:
     """`autofash`, as `sys.argv` says; its trials' processes run stand-ins."""
-    from autofash import cli, export, loop, refitting, report
+    from autofash import cli, export, loop, refitting
     from autofash.executors import ProcessExecutor
     from autofash.records import TrialSpec
 
@@ -204,7 +205,9 @@ def command() -> None:
 
     loop.ProcessExecutor = refitting.ProcessExecutor = export.ProcessExecutor = StandIns
     loop.search = told_of
-    report.attach_pictures = lambda study: None  # drawing them takes longer than all else here
+    undrawn = ModuleType("autofash.report")  # pictures for the dashboard take longer than all else here
+    undrawn.attach_pictures = lambda study: None
+    sys.modules["autofash.report"] = undrawn
     cli.main()
 
 
