@@ -149,6 +149,15 @@ class InfeasibleConfig(AutofashError):
     code = "E-INFEASIBLE"
 
 
+def disk_error(reason: str, where: str) -> ResourceError:
+    """The error of a disk that is full or broken, as a trial's process met it. reason: an OSError's words."""
+    if "No space left" in reason or "quota" in reason:
+        return ResourceError(
+            "the disk is full", "the same command, once there is room", where=where, code="E-DISK-FULL"
+        )
+    return ResourceError(f"the disk fails: {reason}", "the same command, once it is mended", where=where, code="E-DISK")
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> tuple[str, str]:
     """Fact and fix for a name that does not exist: the nearest one that does, else all of them.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from autofash import data, hardware
-from autofash.errors import Interrupted, NoTrial, ResourceError
+from autofash.errors import Interrupted, NoTrial, ResourceError, disk_error
 from autofash.executors import Executor, ProcessExecutor
 from autofash.records import (
     Ending,
@@ -181,9 +181,13 @@ class _Search:
         self._best = max(
             (trial.value or 0.0 for trial in writer.trials() if trial.state is State.COMPLETE), default=None
         )
-        self._finished = writer.finished()
         self._began = time.monotonic()
         writer.ends_at = self._began + request.budget_seconds if request.budget_seconds is not None else None
+
+    @property
+    def _finished(self) -> int:
+        """Trials of the study; the writer's word, which prunes paused ones by itself where there are too many."""
+        return self._writer.finished()
 
     def run(self, executor: Executor | None) -> None:
         trials = self._writer.trials()
@@ -284,6 +288,8 @@ class _Search:
     def _take(self, outcome: Outcome) -> None:
         record = self._writer.tell(outcome)
         del self._running[outcome.trial]
+        if outcome.ending is Ending.DISK:
+            raise disk_error(outcome.reason, where=str(self._writer.folder))
         if record.state is State.PAUSED:
             self._failures.clear()
             self._tell(TrialPaused(record, self._finished, self._writer.target))
@@ -294,7 +300,6 @@ class _Search:
 
     def _ended(self, record: TrialRecord) -> None:
         if record.finished:
-            self._finished += 1
             self._failures.clear()
         if record.state is State.COMPLETE and record.value is not None:
             self._best = max(record.value, self._best or 0.0)

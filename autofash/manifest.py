@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autofash import failpoints
 from autofash.errors import ResourceError, UnsafeFile
 
 FORMAT = 1
@@ -68,8 +69,7 @@ def write(folder: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> No
     }
     beside = folder / f".{MANIFEST}.new"
     beside.write_text(json.dumps({**manifest, "files": files}, indent=2) + "\n")
-    sync(beside)
-    beside.rename(folder / MANIFEST)
+    put(beside, folder / MANIFEST, "manifest")
 
 
 def remedy(folder: Path, manifest: Mapping[str, Any]) -> str:
@@ -84,14 +84,13 @@ def remedy(folder: Path, manifest: Mapping[str, Any]) -> str:
 
 
 def not_writable(folder: Path, error: OSError) -> ResourceError:
-    """The error of a folder that cannot be written, or of a disk that is full."""
-    full = error.errno == errno.ENOSPC
-    return ResourceError(
-        f"cannot be written: {error.strerror}",
-        "room on that disk" if full else f"chmod u+w {folder}",
-        where=str(error.filename or folder),
-        code="E-DISK-FULL" if full else "E-EXPORT-DIR",
-    )
+    """The error of a folder that cannot be written, or of a disk that is full or broken."""
+    fix, code = {
+        errno.ENOSPC: ("room on that disk", "E-DISK-FULL"),
+        errno.EIO: ("the same command, once that disk is mended", "E-DISK"),
+    }.get(error.errno or 0, (f"chmod u+w {folder}", "E-EXPORT-DIR"))
+    where = str(error.filename or folder)
+    return ResourceError(f"cannot be written: {error.strerror}", fix, where=where, code=code)
 
 
 def digest(path: Path) -> str:
@@ -105,6 +104,14 @@ def sync(path: Path) -> None:
     for file in _files(path):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
+
+
+def put(beside: Path, place: Path, passage: str) -> None:
+    """Give a file that is written its final name, once the disk holds all of it. passage: the failpoint there."""
+    sync(beside)
+    failpoints.reach(passage)
+    beside.rename(place)
+    failpoints.reach(passage)
 
 
 def _files(path: Path) -> list[Path]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import filelock
+import psutil
 
 from autofash.errors import StudyBusy
+
+NOTED_SECONDS = 2  # that a new holder may take to note who it is
 
 
 class StudyLock:
@@ -22,7 +26,7 @@ class StudyLock:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise StudyBusy(
-                f"process {holder(folder) or 'unknown'} is searching the study {name}",
+                f"process {_named(folder) or 'unknown'} is searching the study {name}",
                 "wait for it, or --study with another name",
             ) from None
         self._holder.write_text(str(os.getpid()))
@@ -32,6 +36,16 @@ class StudyLock:
         if self._lock.is_locked:
             self._holder.unlink(missing_ok=True)
             self._lock.release()
+
+
+def _named(folder: Path) -> int | None:
+    """The holder, who may have the lock since a moment ago only, and its note may be a dead one's until then."""
+    for _ in range(NOTED_SECONDS * 20):
+        found = holder(folder)
+        if found is not None and psutil.pid_exists(found):
+            return found
+        time.sleep(0.05)
+    return None
 
 
 def holder(folder: Path) -> int | None:
