@@ -47,7 +47,7 @@ from autofash.study.ledger import (
 )
 from autofash.study.lock import StudyLock
 from autofash.study.pruners import check_pruner, make_pruning
-from autofash.study.samplers import PausedAsPruned, check_sampler, key_of, make_sampler, suggest, untried
+from autofash.study.samplers import check_sampler, key_of, make_sampler, paused_as_pruned, suggest, untried
 from autofash.study.underway import Situation, Underway
 
 ATTEMPTS = 2  # of a trial whose own process dies
@@ -367,7 +367,7 @@ class StudyWriter:
             if self._settings.sampler == QUEUE and not self._queued():
                 return None
             number = len(self._study.get_trials(deepcopy=False))
-            study = PausedAsPruned(self._study, {n for n, found in self._paused.items() if found.rung is not None})
+            study = paused_as_pruned(self._study, {n for n, found in self._paused.items() if found.rung is not None})
             study.sampler = make_sampler(
                 self._settings.sampler if self._settings.sampler != QUEUE else "random",
                 self._space,

@@ -16,7 +16,7 @@ from autofash.errors import LedgerError, NoTrial, StudyBusy, StudyMismatch, Stud
 from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, State, StudySettings
 from autofash.space import ChoiceParam, FloatParam, NamedConfig, Space
 from autofash.study import Study, StudyWriter, list_studies, load_study
-from autofash.study.samplers import PausedAsPruned
+from autofash.study.samplers import paused_as_pruned
 from autofash.study.writer import Asked, seed_of
 
 STORAGE = "sqlite:///studies/studies.db"
@@ -530,7 +530,7 @@ def test_paused_trials_are_seen_as_pruned_by_the_sampler_and_as_running_by_nobod
     asked = begin(writer)
     look(writer, asked, 0.5)
     ledger = writer._study
-    seen = PausedAsPruned(ledger, {asked.number})
+    seen = paused_as_pruned(ledger, {asked.number})
     assert [trial.state for trial in ledger.get_trials()] == [TrialState.RUNNING]
     assert [(trial.state, trial.value) for trial in seen.get_trials()] == [(TrialState.PRUNED, 0.5)]
     assert seen.get_trials(states=(TrialState.RUNNING,)) == []
