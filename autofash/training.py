@@ -134,6 +134,7 @@ def fit(
         seed=spec.seed,
     )
     fuse_normalization(model)
+    _make_variables(model, classes)
     last = epochs * batches.per_epoch
     enough = float(spec.config.get("stop_at_train_accuracy", math.inf))
     done = checkpoint.restore(model) if checkpoint else 0
@@ -225,6 +226,17 @@ def device_touched() -> bool:
     import torch
 
     return bool(torch.cuda.is_initialized())
+
+
+def _make_variables(model: keras.Model, classes: int) -> None:
+    """Make the optimizer's variables and the metrics' before the first step.
+
+    Keras makes them while TensorFlow traces that step, and TensorFlow then traces it again: a second for a small network.
+    """
+    model.optimizer.build(model.trainable_variables)
+    nothing = np.zeros((1, classes), dtype=np.float32)
+    model.compute_metrics(None, nothing, nothing)
+    model.reset_metrics()
 
 
 def _looks(early: int, batches: Batches, epochs: int) -> list[tuple[int, int]]:

@@ -70,6 +70,19 @@ def test_a_trial_learns_real_digits_and_reports_each_epoch() -> None:
     assert reports[-1].images == 8 * 37 * 32 and reports[-1].seconds > reports[0].seconds > 0
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow traces a step in Python")
+def test_a_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced, step = [], keras.Model.train_step
+
+    def counted(model: keras.Model, data: Any) -> Any:
+        traced.append(model)
+        return step(model, data)
+
+    monkeypatch.setattr(keras.Model, "train_step", counted)
+    run(spec(epochs=2))
+    assert len(traced) == 1
+
+
 def test_a_stop_ends_the_training_after_that_epoch() -> None:
     assert len(run(spec(epochs=9), stop_after=2)) == 2
 

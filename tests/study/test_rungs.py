@@ -113,7 +113,7 @@ def test_a_first_rung_may_cost_a_tenth_of_what_was_spent_and_five_seconds_always
 
 def test_what_a_first_rung_costs_is_foretold_at_the_rate_of_the_trials_before() -> None:
     costs = Costs(1000)
-    costs.learn(1e6, [report(1000, 11.5)])
-    costs.learn(2e6, [report(1000, 21.5)])
+    costs.learn(1e6, [report(1000, 11.0)])
+    costs.learn(2e6, [report(1000, 21.0)])
     costs.learn(None, [report(1000, 99.0)])
     assert costs.first_rung(3e6) == pytest.approx(30.0) and costs.first_rung(None) == 0
