@@ -60,7 +60,7 @@ class Command:
     def told(self) -> list[dict[str, Any]]:
         """What it has told of its trials so far; what it was killed in the midst of telling is not told."""
         *lines, _ = self._out.read_text().split("\n")
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        return [json.loads(line) for line in lines if line.startswith('{"event"')]
 
     @property
     def ended(self) -> list[dict[str, Any]]:
