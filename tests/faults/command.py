@@ -82,6 +82,7 @@ class Commands:
             [sys.executable, "-m", "tests.faults.command", "--serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            cwd=ROOT,
             env={**os.environ, "PYTHONPATH": path},  # for the trials' processes, wherever they work
         )
         self._codes: dict[int, int] = {}
