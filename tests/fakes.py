@@ -4,6 +4,7 @@ What they do is told by the environment of the search, because a trial's process
 AUTOFASH_FAKE_SECONDS is how long an epoch takes.
 """
 
+import errno
 import json
 import math
 import os
@@ -132,6 +133,14 @@ def _note(spec: TrialSpec, result: Mapping[str, Any]) -> Mapping[str, Any]:
 def raise_an_error(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     """Fail at once."""
     raise ValueError("the fake is out of order")
+
+
+def fill_the_disk(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Find the disk full after the first epoch, but for trial 0."""
+    if spec.trial:
+        report(report_of(spec, 1, 0.5))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return learn(spec, report)
 
 
 def be_infeasible(spec: TrialSpec, report: Report) -> Mapping[str, Any]:

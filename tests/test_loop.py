@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from autofash import loop
-from autofash.errors import AutofashError, Interrupted, NoTrial, StudyBusy, UsageError
+from autofash.errors import AutofashError, Interrupted, NoTrial, ResourceError, StudyBusy, UsageError
 from autofash.loop import (
     SearchBegan,
     SearchEnded,
@@ -202,6 +202,17 @@ def test_infeasible_configs_fail_and_the_search_goes_on() -> None:
     failed = [trial for trial in study.trials() if trial.state is State.FAILED]
     assert sum(trial.finished for trial in study.trials()) == 5
     assert failed and all("a pooling too many" in trial.why for trial in failed)
+
+
+def test_a_trial_that_finds_the_disk_full_is_queued_again_and_the_search_ends() -> None:
+    with pytest.raises(ResourceError, match=r"studies/digits-mlp: the disk is full\. Try: the same command") as caught:
+        search("fill_the_disk", trials=20, pruner="none", workers=1)
+    assert (caught.value.code, caught.value.exit_code) == ("E-DISK-FULL", 6)
+    first, second, retry = load_study().trials()
+    assert (first.state, second.state, retry.state) == (State.COMPLETE, State.FAILED, State.WAITING)
+    assert "No space left" in second.why and (retry.config, retry.seed) == (second.config, second.seed)
+    study, _ = search(trials=20, pruner="none")
+    assert sum(trial.finished for trial in study.trials()) == 20
 
 
 def test_values_that_are_not_finite_fail_their_trials_and_are_never_best() -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
 TASKS = {
     "run_trial": "learn",
     "fit_task": "fit",
@@ -59,7 +60,7 @@ class Command:
     def told(self) -> list[dict[str, Any]]:
         """What it has told of its trials so far; what it was killed in the midst of telling is not told."""
         *lines, _ = self._out.read_text().split("\n")
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        return [json.loads(line) for line in lines if line.startswith('{"event"')]
 
     @property
     def ended(self) -> list[dict[str, Any]]:
@@ -76,8 +77,13 @@ class Commands:
     """Starts commands; to be closed."""
 
     def __init__(self) -> None:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.command", "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "tests.faults.command", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path},  # for the trials' processes, wherever they work
         )
         self._codes: dict[int, int] = {}
         self._pids: list[int] = []
@@ -88,6 +94,8 @@ class Commands:
         """Run `autofash` with these arguments in a folder; environment: what is set besides."""
         self._started += 1
         out, error = (here / f".command-{self._started}.{kind}" for kind in ("out", "err"))
+        for file in (out, error):
+            file.touch()
         assert self._server.stdin is not None
         order = {"arguments": arguments, "here": str(here), "set": environment, "out": str(out), "error": str(error)}
         self._server.stdin.write(json.dumps(order).encode() + b"\n")
