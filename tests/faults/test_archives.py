@@ -149,9 +149,8 @@ def test_a_member_whose_name_leads_elsewhere_is_refused_and_nothing_is_written(n
     path = packed(Path("model.keras"), HONEST, weights())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, b"out")
-    before = sorted(Path().parent.rglob("*"))
     refused(path)
-    assert sorted(Path().parent.rglob("*")) == before
+    assert [found.name for found in Path().iterdir()] == ["model.keras"] and not Path("../x").exists()
 
 
 def test_a_link_and_a_second_member_of_the_same_name_and_a_cipher_are_refused() -> None:
@@ -383,9 +382,8 @@ def test_on_the_command_line_a_model_with_code_in_it_is_exit_code_7_and_one_line
         [sys.executable, "-m", "autofash", "predict", str(FOLDER), "a.png"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 7 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert (
-        done.stderr.startswith("autofash: error[E-UNSAFE-MODEL]: best/model.keras: layer ''") or "Lambda" in done.stderr
-    )
+    where = "best/model.keras: layer 'net' brings keras.layers.Lambda, "
+    assert done.stderr.startswith(f"autofash: error[E-UNSAFE-MODEL]: {where}")
 
 
 def test_an_hdf5_file_that_claims_more_members_than_may_be_is_refused() -> None:
