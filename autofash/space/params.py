@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from autofash.errors import brief, cut
 from autofash.records import Value
 
 Fault = tuple[str, str, str]  # key, fact, fix
@@ -26,7 +27,7 @@ class _Param(BaseModel):
         """Key, fact and fix of everything that is wrong within this parameter."""
         for name, values in self.when.items():
             if not values:
-                yield "when", f"{name} = [] is never met", f'when = {{ {name} = ["a value of it"] }}'
+                yield "when", f"{cut(name)} = [] is never met", f'when = {{ {cut(name)} = ["a value of it"] }}'
         yield from self._own_faults()
 
     def _own_faults(self) -> Iterator[Fault]:
@@ -43,19 +44,20 @@ class IntParam(_Param):
     log: bool = False
 
     def _own_faults(self) -> Iterator[Fault]:
+        if max(abs(self.low), abs(self.high)) > 2**53:
+            yield "high", "a bound beyond 2**53 is not exact", "a smaller range"
+            return
         yield from _range_faults(self.low, self.high, self.log)
         if self.step < 1:
-            yield "step", f"step = {self.step} is not above 0", "step = 1"
+            yield "step", f"step = {brief(self.step)} is not above 0", "step = 1"
         elif self.log and self.step != 1:
             yield "step", "step and log exclude each other", "leave one out"
         elif self.high > self.low and (self.high - self.low) % self.step:
             yield (
                 "step",
-                f"step = {self.step} does not divide {self.high} - {self.low}",
+                f"step = {brief(self.step)} does not divide {self.high} - {self.low}",
                 f"high = {self.high - (self.high - self.low) % self.step}",
             )
-        if max(abs(self.low), abs(self.high)) > 2**53:
-            yield "high", "a bound beyond 2**53 is not exact", "a smaller range"
 
     def grid(self) -> list[Value] | None:
         """Every value, or None where they cannot be counted."""
@@ -144,13 +146,13 @@ class ChoiceParam(_Param):
     def _own_faults(self) -> Iterator[Fault]:
         if not self.values:
             yield "values", "values = [] leaves nothing to choose", "name at least one value"
-        seen: list[tuple[type, Value]] = []
+        seen: set[tuple[type, Value]] = set()
         for value in self.values:
             if (type(value), value) in seen:
-                yield "values", f"{value!r} stands there twice", "name each value once"
+                yield "values", f"{brief(value)} stands there twice", "name each value once"
             if isinstance(value, float) and not math.isfinite(value):
                 yield "values", f"{value!r} is not a finite number", "name a finite number"
-            seen.append((type(value), value))
+            seen.add((type(value), value))
 
     def grid(self) -> list[Value] | None:
         """Every value, or None where they cannot be counted."""

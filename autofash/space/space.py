@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from autofash.errors import Problem, SpaceError, unknown
+from autofash.errors import Problem, SpaceError, brief, cut, first, unknown
 from autofash.records import Config, Value
 from autofash.space.params import BoolParam, ChoiceParam, FloatParam, IntParam, Param
 from autofash.space.vocabulary import FAMILIES, Limits, misfit, vocabulary
@@ -45,7 +45,7 @@ class Space:
     configs: Mapping[str, NamedConfig] = field(default_factory=dict)  # of a fixed space
 
     def __post_init__(self) -> None:
-        problems = list(self._problems())
+        problems = first(self._problems(), self.where or self.name)
         if problems:
             raise SpaceError(problems)
 
@@ -159,7 +159,7 @@ class Space:
         return all(name in config and config[name] in values for name, values in param.when.items())
 
     def _where(self, name: str) -> str:
-        return f"{self.where or self.name}: [params.{name}]"
+        return f"{self.where or self.name}: [params.{cut(name)}]"
 
     def _problems(self) -> Iterator[Problem]:
         if self.family == "fixed":
@@ -189,14 +189,17 @@ class Space:
             for parent, wanted in param.when.items():
                 if parent not in earlier:
                     later = "stands below it" if parent in self.params else "does not exist"
+                    above = ", ".join(map(cut, earlier))
                     yield Problem(
-                        f"when names {parent!r}, which {later}", f"one of {', '.join(earlier) or 'none so far'}", where
+                        f"when names {brief(parent)}, which {later}", f"one of {above or 'none so far'}", where
                     )
                     continue
                 for value in wanted:
                     if not self.params[parent].holds(value):
                         yield Problem(
-                            f"when {parent} = {value!r} is never met: {parent} cannot be that", "a value of it", where
+                            f"when {cut(parent)} = {brief(value)} is never met: {cut(parent)} cannot be that",
+                            "a value of it",
+                            where,
                         )
             earlier.append(name)
 
@@ -204,7 +207,7 @@ class Space:
         if not self.configs:
             yield Problem("a fixed space needs at least one config", "[configs.NAME]", self.where or self.name)
         for name, named in self.configs.items():
-            where = f"{self.where or self.name}: [configs.{name}]"
+            where = f"{self.where or self.name}: [configs.{cut(name)}]"
             yield from (Problem(fact, fix, where) for fact, fix in config_faults(named.config))
 
 

@@ -25,7 +25,16 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine
 
 from autofash import failpoints
-from autofash.errors import LedgerError, NoTrial, ResourceError, StudyMismatch, StudyMissing, UsageError, unknown
+from autofash.errors import (
+    LedgerError,
+    NoTrial,
+    ResourceError,
+    StudyMismatch,
+    StudyMissing,
+    UsageError,
+    unknown,
+    without_secrets,
+)
 from autofash.records import Config, EpochReport, Standing, State, StudySettings, StudySummary, TrialRecord
 from autofash.space import space_from_table
 from autofash.study.rows import (
@@ -458,7 +467,7 @@ def redacted(storage: str, *, url: bool = False) -> str:
     path = sqlite_path(storage)
     if path is not None:
         return storage if url else str(path)
-    return sqlalchemy.make_url(storage).render_as_string(hide_password=True)
+    return without_secrets(sqlalchemy.make_url(storage).render_as_string(hide_password=True))  # ?password=… too
 
 
 def confirmation_name(study: str) -> str:
