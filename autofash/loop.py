@@ -32,6 +32,7 @@ from autofash.study import Study, StudyWriter
 from autofash.study.writer import QUEUE, Asked
 
 MOST_FAILURES = 10  # in a row
+PATIENCE_SECONDS = 3600.0  # with a trial that says nothing; nothing that the shipped spaces hold takes an hour an epoch
 POLL_SECONDS = 0.2
 
 
@@ -184,6 +185,7 @@ class _Search:
         self._finished = writer.finished()
         self._began = time.monotonic()
         writer.ends_at = self._began + request.budget_seconds if request.budget_seconds is not None else None
+        writer.memory = plan.memory
 
     def run(self, executor: Executor | None) -> None:
         trials = self._writer.trials()
@@ -197,7 +199,11 @@ class _Search:
             self._end(f"all {self._finished} trials are finished already")
             return
         with _stop_signals() as stopped:
-            runner = executor or ProcessExecutor(self._task.partition(":")[0], log=self._writer.folder / "server.log")
+            runner = executor or ProcessExecutor(
+                self._task.partition(":")[0],
+                log=self._writer.folder / "server.log",
+                patience_seconds=self._request.patience_seconds or PATIENCE_SECONDS,
+            )
             try:
                 why = self._loop(runner, stopped)
                 for trial in list(self._running):
