@@ -21,8 +21,12 @@ AutofashError                      exit
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+NO_ROOM = os.strerror(errno.ENOSPC)  # as it stands in the words of a process that met a full disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,15 @@ class InfeasibleConfig(AutofashError):
     """No model can be built from this config; it fails one trial, never the study."""
 
     code = "E-INFEASIBLE"
+
+
+def cannot_write(where: object, error: OSError, fix: str, code: str) -> ResourceError:
+    """The error of a file or folder that cannot be written: of this code, with this fix, unless the disk is full."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    fact = f"cannot be written: {error.strerror}"
+    if full:
+        return ResourceError(fact, "the same command, once there is room", where=str(where), code="E-DISK-FULL")
+    return ResourceError(fact, fix, where=str(where), code=code)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import platform
 import signal
 import sys
@@ -9,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from autofash import data, hardware
-from autofash.errors import Interrupted, NoTrial, ResourceError
+from autofash.errors import NO_ROOM, Interrupted, LedgerError, NoTrial, ResourceError, StudyBusy, cannot_write
 from autofash.executors import Executor, ProcessExecutor
 from autofash.records import (
     Ending,
@@ -29,11 +31,14 @@ from autofash.records import (
 from autofash.request import Progress, SearchRequest, settle, total
 from autofash.space import load_starters
 from autofash.study import Study, StudyWriter
+from autofash.study.ledger import study_names
 from autofash.study.writer import QUEUE, Asked
 
 MOST_FAILURES = 10  # in a row
 PATIENCE_SECONDS = 3600.0  # with a trial that says nothing; nothing that the shipped spaces hold takes an hour an epoch
 POLL_SECONDS = 0.2
+LOST_SECONDS, LOST_POLL_SECONDS = 120.0, 1.0  # that a search waits for a database server
+log = logging.getLogger("autofash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +120,50 @@ def search(
     Raises AutofashError: SpaceError, DataError, StudyError, NoTrial, ResourceError, Interrupted.
     """
     settings, name, prepared = settle(request, progress)
-    starters = load_starters() if settings.starters else ()
-    with closing(
-        StudyWriter(
-            name, request.storage, settings, target=total(request, name), images=prepared.train, starters=starters
-        )
-    ) as writer:
-        return conduct(writer, request, settings, prepared, listeners, task=task, executor=executor)
+    starters, target = load_starters() if settings.starters else (), total(request, name)
+
+    def attempt(left: SearchRequest) -> Study:
+        with closing(
+            StudyWriter(name, request.storage, settings, target=target, images=prepared.train, starters=starters)
+        ) as writer:
+            return conduct(writer, left, settings, prepared, listeners, task=task, executor=executor)
+
+    return attempt(request) if executor else outlasting(attempt, request)
+
+
+def outlasting(attempt: Callable[[SearchRequest], Study], request: SearchRequest) -> Study:
+    """Run a search; where it loses its database server, wait for it for two minutes, and go on as after a kill.
+
+    attempt: opens the study and conducts its search, as far as the request, whose budget shrinks, goes.
+    """
+    began, lost, left = time.monotonic(), -math.inf, request
+    while True:
+        try:
+            return attempt(left)
+        except LedgerError as error:
+            if error.code != "E-DB-LOST":
+                raise
+            log.warning("autofash: warning[W-DB-LOST]: %s; waiting for up to two minutes", error.problems[0].fact)
+            lost = time.monotonic()
+            _wait_for(request.storage, lost + LOST_SECONDS)
+        except StudyBusy:
+            if time.monotonic() > lost + LOST_SECONDS:
+                raise
+            time.sleep(LOST_POLL_SECONDS)  # the server may not have noticed yet that we were gone
+        if request.budget_seconds is not None:
+            left = replace(request, budget_seconds=max(0.0, request.budget_seconds - (time.monotonic() - began)))
+
+
+def _wait_for(storage: str, until: float) -> None:
+    """Return when the database answers; raise what it says, or does not say, at that moment (monotonic)."""
+    while True:
+        try:
+            study_names(storage)
+            return
+        except LedgerError as error:
+            if error.code != "E-DB-LOST" or time.monotonic() > until:
+                raise
+        time.sleep(LOST_POLL_SECONDS)
 
 
 def conduct(
@@ -156,11 +198,19 @@ def conduct(
     again = again or f"autofash search --study {writer.read.arguments}"
     try:
         _Search(writer, request, settings, plan, prepared, listeners, task, again).run(executor)
-    finally:
-        used = hardware.energy_joules()
-        spent = {"energy_joules": used - joules} if used is not None and joules is not None and used >= joules else {}
-        writer.note_run_end(run, {"seconds": round(time.monotonic() - began, 3), **spent})
+    except (LedgerError, ResourceError):
+        raise  # a ledger that could not be written just now is not waited for once more
+    except BaseException:
+        _note_end(writer, run, began, joules)
+        raise
+    _note_end(writer, run, began, joules)
     return writer.read
+
+
+def _note_end(writer: StudyWriter, run: int, began: float, joules: float | None) -> None:
+    used = hardware.energy_joules()
+    spent = {"energy_joules": used - joules} if used is not None and joules is not None and used >= joules else {}
+    writer.note_run_end(run, {"seconds": round(time.monotonic() - began, 3), **spent})
 
 
 class _Search:
@@ -264,9 +314,7 @@ class _Search:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ResourceError(
-                f"cannot be made: {error.strerror}", "room and rights there", where=str(folder)
-            ) from None
+            raise cannot_write(folder, error, f"chmod u+rwx {folder.parent}", "E-STUDY-DIR") from None
         self._tell(TrialBegan(asked.number, dict(asked.config), asked.epochs, asked.origin, asked.reports))
         self._running[asked.number] = slot
         executor.submit(
@@ -288,6 +336,14 @@ class _Search:
         )
 
     def _take(self, outcome: Outcome) -> None:
+        if outcome.ending is Ending.FAILED and NO_ROOM in outcome.reason:  # the next trials would fare no better
+            self._writer.requeue(outcome.trial, outcome.reason, outcome.seconds)
+            raise ResourceError(
+                f"trial {outcome.trial} found the disk full: {outcome.reason}",
+                "the same command, once there is room",
+                where=str(self._writer.folder),
+                code="E-DISK-FULL",
+            )
         record = self._writer.tell(outcome)
         del self._running[outcome.trial]
         if record.state is State.PAUSED:

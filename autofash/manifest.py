@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autofash.errors import ResourceError, UnsafeFile
+from autofash.errors import ResourceError, UnsafeFile, cannot_write
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -85,13 +84,7 @@ def remedy(folder: Path, manifest: Mapping[str, Any]) -> str:
 
 def not_writable(folder: Path, error: OSError) -> ResourceError:
     """The error of a folder that cannot be written, or of a disk that is full."""
-    full = error.errno == errno.ENOSPC
-    return ResourceError(
-        f"cannot be written: {error.strerror}",
-        "room on that disk" if full else f"chmod u+w {folder}",
-        where=str(error.filename or folder),
-        code="E-DISK-FULL" if full else "E-EXPORT-DIR",
-    )
+    return cannot_write(error.filename or folder, error, f"chmod u+w {folder}", "E-EXPORT-DIR")
 
 
 def digest(path: Path) -> str:

@@ -23,6 +23,7 @@ import filelock
 
 from autofash import data, hardware, manifest
 from autofash.errors import (
+    NO_ROOM,
     Interrupted,
     NoTrial,
     ResourceError,
@@ -324,8 +325,11 @@ def _run(
                 case Outcome() if event.ending is Ending.DONE:
                     running -= 1
                 case Outcome():
+                    full = NO_ROOM in event.reason
                     raise ResourceError(
-                        f"refitting trial {event.trial} failed: {event.reason}", f"look into {log}", code="E-REFIT"
+                        f"refitting trial {event.trial} failed: {event.reason}",
+                        "the same command, once there is room" if full else f"look into {log}",
+                        code="E-DISK-FULL" if full else "E-REFIT",
                     )
 
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from typing import NoReturn
 
@@ -31,7 +32,6 @@ def serve(channel: Channel) -> NoReturn:
     if told is None:
         os._exit(0)
     spec = TrialSpec(**told[0])
-    _write_to(spec.log)
     if spec.device:
         os.environ["CUDA_VISIBLE_DEVICES"] = spec.device
     verdicts: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
@@ -44,14 +44,17 @@ def serve(channel: Channel) -> NoReturn:
     channel.send({"started": os.getpid()})
     scratch = ""
     try:
+        _write_to(spec.log)
         scratch = tempfile.mkdtemp(prefix=f"trial-{spec.trial}-")
         tempfile.tempdir = os.environ["TMPDIR"] = scratch
         ended = {"ended": "done", "details": dict(resolve(spec.task)(spec, report))}
     except Exception as error:  # a trial may raise anything; that is its outcome
-        traceback.print_exc()
         ended = {"ended": "failed", "reason": reason(error)}
-    sys.stdout.flush()
-    sys.stderr.flush()
+        with suppress(OSError):  # of a full disk, as below: the outcome is worth more than the log
+            traceback.print_exc()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
     channel.send(ended)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from autofash.errors import ResourceError
+from autofash.errors import ResourceError, cannot_write
 from autofash.executors.channel import ORDER, Channel, Message
 from autofash.executors.protocol import Event
 from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, Started, TrialSpec, Verdict
@@ -56,7 +56,7 @@ class ProcessExecutor:
         try:
             self._scratch = tempfile.TemporaryDirectory(prefix="autofash-", ignore_cleanup_errors=True)
         except OSError as error:
-            raise ResourceError(f"no temporary folder can be made: {error.strerror}", "room there, or TMPDIR") from None
+            raise cannot_write(tempfile.gettempdir(), error, "TMPDIR=a folder that can be", "E-TMPDIR") from None
         self.server: subprocess.Popen[bytes] | None = None
         self.started_as = ""  # "fork" or "spawn", once the server is ready
         self._start()
@@ -120,9 +120,7 @@ class ProcessExecutor:
         try:
             out = self._log.open("ab") if self._log else None
         except OSError as error:
-            raise ResourceError(
-                f"cannot be written: {error.strerror}", "room and rights there", where=str(self._log)
-            ) from None
+            raise cannot_write(self._log, error, f"chmod u+w {self._log}", "E-STUDY-DIR") from None
         try:
             self.server = subprocess.Popen(
                 [sys.executable, "-m", "autofash.executors.server", str(theirs.fileno()), self._preload],

@@ -446,7 +446,10 @@ def open_storage(storage: str, *, write: bool = False) -> LeanStorage:
     """Optuna's storage behind a URL. A writer of SQLite syncs every commit in full; everybody waits two minutes for a lock."""
     path = sqlite_path(storage)
     if path is None:
-        return LeanStorage(storage)
+        # A writer keeps its connections, and a server drops those that lie idle.
+        return LeanStorage(
+            storage, engine_kwargs={"pool_pre_ping": True} if write else {"poolclass": sqlalchemy.NullPool}
+        )
     if write and not path.exists():
         _create_database(path)
     opened = LeanStorage(storage, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
@@ -545,11 +548,20 @@ def ledger_errors(storage: str) -> Iterator[None]:
             yield
     except ImportError as error:
         raise LedgerError(f"the database's driver is not installed: {error}", "pip install it", where=where) from error
+    except UnicodeDecodeError as error:  # in the names of tables and columns
+        raise damaged(path, str(error), where) from error
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
         text = str(error.__cause__ or error)
         if "disk is full" in text or "No space left" in text:
             raise ResourceError(
                 "the disk is full", "the same command, once there is room", where=where, code="E-DISK-FULL"
+            ) from error
+        if path is None and _is_gone(error):
+            raise LedgerError(
+                f"the database cannot be reached: {text.splitlines()[0][:200]}",
+                "the same command, once it can",
+                where=where,
+                code="E-DB-LOST",
             ) from error
         if any(word in text for word in DAMAGED):
             raise damaged(path, text.splitlines()[0][:200], where) from error
@@ -558,6 +570,12 @@ def ledger_errors(storage: str) -> Iterator[None]:
             (f"the database refuses: {text.splitlines()[0][:200]}", "--storage with another database", "E-DB"),
         )
         raise LedgerError(fact, fix, where=where, code=code) from error
+
+
+def _is_gone(error: BaseException) -> bool:
+    """Whether a database server does not answer, or has dropped the connection."""
+    lost = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.PendingRollbackError)
+    return isinstance(error, lost) or isinstance(error.__cause__, lost)
 
 
 @contextmanager

@@ -8,12 +8,12 @@ import random
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -44,9 +44,10 @@ from autofash.study.ledger import (
     open_storage,
     reports_of,
     sqlite_path,
+    study_names,
     understood,
 )
-from autofash.study.lock import StudyLock
+from autofash.study.lock import ServerLock, StudyLock, creating
 from autofash.study.pruners import check_pruner, make_pruning
 from autofash.study.samplers import PausedAsPruned, check_sampler, key_of, make_sampler, suggest, untried
 from autofash.study.soundness import check_local
@@ -102,13 +103,16 @@ class StudyWriter:
         with ledger_errors(storage), understood(storage):
             if (path := sqlite_path(storage)) is not None:
                 check_local(path)
+            if name in study_names(storage):  # what will not do when the study is free is said while it is busy, too
+                _check_same(Study(name, storage), settings)
             artifacts(storage).mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = StudyLock(self.folder, name)
+            self._lock, self._held = StudyLock(self.folder, name), ExitStack()
             try:
-                # One process creates: several at once crash Optuna's schema creation.
-                with filelock.FileLock(artifacts(storage) / ".creation.lock"):
+                self._held.callback(ServerLock(storage, name).release)
+                with creating(storage, artifacts(storage)):
                     examine(storage)
                     self._storage = open_storage(storage, write=True)
+                    self._held.callback(self._storage.engine.dispose)
                     self._study = create_or_load(name, self._storage, settings, target or 50)
                 self.read = Study(name, storage)
                 _check_same(self.read, settings)
@@ -129,7 +133,7 @@ class StudyWriter:
                     self._queue_starters(starters)
                 self._recall()
             except BaseException:
-                self._lock.release()
+                self.close()
                 raise
 
     @property
@@ -282,6 +286,7 @@ class StudyWriter:
 
     def close(self) -> None:
         """Let others write."""
+        self._held.close()
         self._lock.release()
 
     def _recall(self) -> None:
