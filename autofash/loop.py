@@ -264,7 +264,9 @@ class _Search:
         if stopped:
             self._raise_interrupted(stopped[0])
         if not self._writer.read.leaderboard(1):
-            top = max(set(self._failures), key=self._failures.count) if self._failures else why
+            unbuilt = (trial.why for trial in self._writer.trials() if trial.finished and trial.value is None)
+            reasons = self._failures or [*unbuilt] or [why]
+            top = max(set(reasons), key=reasons.count)
             raise NoTrial(
                 f"no trial was completed: {top}",
                 f"autofash show {self._writer.read.arguments}, or look into {self._writer.folder}/trials",

@@ -212,9 +212,9 @@ class PlainLines:
                 value = f" {percent(record.value)}" if record.value is not None else ""
                 what = record.why or config_text(record.config)
                 head = f"{event.finished}/{event.target}  trial {record.number} {record.state}{value}"
-                print(f"{head} in {duration(record.seconds)}: {what}", flush=True)
+                print(printable(f"{head} in {duration(record.seconds)}: {what}"), flush=True)
             case SearchEnded():
-                print(f"{event.why} ({duration(event.seconds)})", flush=True)
+                print(printable(f"{event.why} ({duration(event.seconds)})"), flush=True)
             case _:
                 pass
 

@@ -547,7 +547,9 @@ def ledger_errors(storage: str) -> Iterator[None]:
         with impatient(path, where):
             yield
     except ImportError as error:
-        raise LedgerError(f"the database's driver is not installed: {error}", "pip install it", where=where) from error
+        raise LedgerError(
+            f"the database's driver is not installed: {error}", "pip install 'autofash[postgresql]'", where=where
+        ) from error
     except UnicodeDecodeError as error:  # in the names of tables and columns
         raise damaged(path, str(error), where) from error
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
