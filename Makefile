@@ -9,7 +9,7 @@ TRIALS ?= 50
 # The tests run in this many processes; a file stays with one, so that what it trains is trained once.
 TEST_PROCESSES ?= 2
 
-.PHONY: setup search test lint format overhead pruners prediction throughput scale race clean
+.PHONY: setup search test lint format overhead pruners prediction throughput scale race torture load clean
 
 setup: $(VENV)/.ready
 
@@ -52,6 +52,12 @@ prediction: setup
 
 scale: setup
 	$(BIN)/python benchmarks/scale.py
+
+torture: setup
+	$(BIN)/python -m tests.faults.torture $(if $(SEED),--seed $(SEED))
+
+load: setup
+	$(BIN)/python benchmarks/load.py
 
 race: $(VENV)/.race
 	$(BIN)/python benchmarks/race.py

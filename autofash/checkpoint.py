@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from autofash.manifest import sync
+from autofash.manifest import put
 
 NAME = re.compile(r"step-(\d+)\.npz")
 
@@ -47,8 +47,7 @@ class Checkpoint:
         beside = self._folder / "new.npz"
         with beside.open("wb") as out:
             np.savez(out, **{str(n): keras.ops.convert_to_numpy(v) for n, v in enumerate(_variables(model))})
-        sync(beside)
-        beside.rename(self._folder / f"step-{step}.npz")
+        put(beside, self._folder / f"step-{step}.npz", "artifact")
         for path in before:
             path.unlink(missing_ok=True)
 

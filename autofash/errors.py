@@ -22,11 +22,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-NO_ROOM = os.strerror(errno.ENOSPC)  # as it stands in the words of a process that met a full disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +151,22 @@ class InfeasibleConfig(AutofashError):
 
 
 def cannot_write(where: object, error: OSError, fix: str, code: str) -> ResourceError:
-    """The error of a file or folder that cannot be written: of this code, with this fix, unless the disk is full."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """The error of a file or folder that cannot be written: of this code, with this fix, unless it is the disk's fault."""
     fact = f"cannot be written: {error.strerror}"
-    if full:
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
         return ResourceError(fact, "the same command, once there is room", where=str(where), code="E-DISK-FULL")
+    if error.errno == errno.EIO:
+        return ResourceError(fact, "the same command, once the disk is mended", where=str(where), code="E-DISK")
     return ResourceError(fact, fix, where=str(where), code=code)
+
+
+def disk_error(reason: str, where: str) -> ResourceError:
+    """The error of a disk that is full or broken, as a trial's process met it. reason: an OSError's words."""
+    if "No space left" in reason or "quota" in reason:
+        return ResourceError(
+            "the disk is full", "the same command, once there is room", where=where, code="E-DISK-FULL"
+        )
+    return ResourceError(f"the disk fails: {reason}", "the same command, once it is mended", where=where, code="E-DISK")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> tuple[str, str]:

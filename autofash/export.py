@@ -15,7 +15,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from autofash import data, hardware, manifest
+from autofash import data, failpoints, hardware, manifest
 from autofash.errors import Interrupted, Problem, ResourceError, StudyBusy, UnsafeFile
 from autofash.executors import Executor, ProcessExecutor
 from autofash.records import Ending, EpochReport, Outcome, Report, TrialSpec, Verdict
@@ -267,9 +267,12 @@ def _put(folder: Path, wanted: Format, beside: Path, figures: Mapping[str, Any])
     written = new.exists()
     try:
         if written:
+            failpoints.reach("export")
             if place.exists():
                 place.rename(older)
+                failpoints.reach("export")
             new.rename(place)
+            failpoints.reach("export")
         manifest.write(folder, {**told, "exports": {**exports, wanted.name: figures}}, [*files, wanted.path])
     except BaseException:
         if written and not new.exists():

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from autofash import data, hardware
-from autofash.errors import NO_ROOM, Interrupted, LedgerError, NoTrial, ResourceError, StudyBusy, cannot_write
+from autofash.errors import Interrupted, LedgerError, NoTrial, ResourceError, StudyBusy, cannot_write, disk_error
 from autofash.executors import Executor, ProcessExecutor
 from autofash.records import (
     Ending,
@@ -338,16 +338,10 @@ class _Search:
         )
 
     def _take(self, outcome: Outcome) -> None:
-        if outcome.ending is Ending.FAILED and NO_ROOM in outcome.reason:  # the next trials would fare no better
-            self._writer.requeue(outcome.trial, outcome.reason, outcome.seconds)
-            raise ResourceError(
-                f"trial {outcome.trial} found the disk full: {outcome.reason}",
-                "the same command, once there is room",
-                where=str(self._writer.folder),
-                code="E-DISK-FULL",
-            )
         record = self._writer.tell(outcome)
         del self._running[outcome.trial]
+        if outcome.ending is Ending.DISK:
+            raise disk_error(outcome.reason, where=str(self._writer.folder))
         if record.state is State.PAUSED:
             self._failures.clear()
             self._tell(TrialPaused(record, self._finished, self._writer.target))

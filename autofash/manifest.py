@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autofash import failpoints
 from autofash.errors import ResourceError, UnsafeFile, cannot_write
 
 FORMAT = 1
@@ -67,8 +68,7 @@ def write(folder: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> No
     }
     beside = folder / f".{MANIFEST}.new"
     beside.write_text(json.dumps({**manifest, "files": files}, indent=2) + "\n")
-    sync(beside)
-    beside.rename(folder / MANIFEST)
+    put(beside, folder / MANIFEST, "manifest")
 
 
 def remedy(folder: Path, manifest: Mapping[str, Any]) -> str:
@@ -83,7 +83,7 @@ def remedy(folder: Path, manifest: Mapping[str, Any]) -> str:
 
 
 def not_writable(folder: Path, error: OSError) -> ResourceError:
-    """The error of a folder that cannot be written, or of a disk that is full."""
+    """The error of a folder that cannot be written, or of a disk that is full or broken."""
     return cannot_write(error.filename or folder, error, f"chmod u+w {folder}", "E-EXPORT-DIR")
 
 
@@ -98,6 +98,14 @@ def sync(path: Path) -> None:
     for file in _files(path):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
+
+
+def put(beside: Path, place: Path, passage: str) -> None:
+    """Give a file that is written its final name, once the disk holds all of it. passage: the failpoint there."""
+    sync(beside)
+    failpoints.reach(passage)
+    beside.rename(place)
+    failpoints.reach(passage)
 
 
 def _files(path: Path) -> list[Path]:

@@ -106,6 +106,7 @@ class Ending(StrEnum):
     FAILED = "failed"  # the task raised, or hung; the reason says what
     DIED = "died"  # the process was killed or crashed: worth one more attempt
     LOST = "lost"  # stopped through no fault of its own: it is queued again
+    DISK = "disk"  # its disk is full or broken: it is queued again, and whoever runs it had better stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Outcome:
 
     trial: int
     ending: Ending
-    reason: str = ""  # why it failed, died or was lost; empty when done
+    reason: str = ""  # why it failed, died, was lost or could not write; empty when done
     seconds: float = 0.0  # wall clock since submit
     details: Mapping[str, Any] = field(default_factory=dict)  # what the task returned, JSON
 

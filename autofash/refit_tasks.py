@@ -136,8 +136,7 @@ def _save(model: Any, file: Path) -> None:
     """Save beside the place, and rename: a full disk or a kill leaves no half file under the final name."""
     beside = file.with_name(f"new-{file.name}")
     model.save(beside)
-    manifest.sync(beside)
-    beside.rename(file)
+    manifest.put(beside, file, "artifact")
 
 
 def _note(spec: TrialSpec, result: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -145,6 +144,5 @@ def _note(spec: TrialSpec, result: Mapping[str, Any]) -> Mapping[str, Any]:
     done = Path(spec.options["done"])
     beside = done.with_suffix(".new")
     beside.write_text(json.dumps(result))
-    manifest.sync(beside)
-    beside.rename(done)
+    manifest.put(beside, done, "artifact")
     return result

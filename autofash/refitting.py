@@ -21,15 +21,15 @@ from typing import Any
 
 import filelock
 
-from autofash import data, hardware, manifest
+from autofash import data, failpoints, hardware, manifest
 from autofash.errors import (
-    NO_ROOM,
     Interrupted,
     NoTrial,
     ResourceError,
     StudyBusy,
     UnsafeFile,
     UsageError,
+    disk_error,
 )
 from autofash.executors import Executor, ProcessExecutor
 from autofash.manifest import GALLERY, MODEL, PREDICTIONS
@@ -324,12 +324,11 @@ def _run(
                     executor.reply(event.trial, Verdict.go())
                 case Outcome() if event.ending is Ending.DONE:
                     running -= 1
+                case Outcome() if event.ending is Ending.DISK:
+                    raise disk_error(event.reason, where=str(log.parent))
                 case Outcome():
-                    full = NO_ROOM in event.reason
                     raise ResourceError(
-                        f"refitting trial {event.trial} failed: {event.reason}",
-                        "the same command, once there is room" if full else f"look into {log}",
-                        code="E-DISK-FULL" if full else "E-REFIT",
+                        f"refitting trial {event.trial} failed: {event.reason}", f"look into {log}", code="E-REFIT"
                     )
 
 
@@ -353,9 +352,16 @@ def _sole(study: Study) -> Iterator[None]:
 def _replace(folder: Path, new: Path) -> None:
     """Put the new folder in the place of the old one; `_mend` ends what a kill cut short."""
     old = _old(folder)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
+    failpoints.reach("export")
+    try:
+        if folder.exists():
+            folder.rename(old)
+            failpoints.reach("export")
+        new.rename(folder)
+    except OSError:
+        _mend(folder)
+        raise
+    failpoints.reach("export")
     shutil.rmtree(old, ignore_errors=True)
 
 

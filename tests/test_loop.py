@@ -412,19 +412,6 @@ def test_two_studies_in_one_file_are_searched_at_once() -> None:
     assert [sum(trial.finished for trial in load_study(name).trials()) for name in ("one", "two")] == [12, 12]
 
 
-def test_many_first_searches_at_once_make_one_study_and_the_others_say_who_holds_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "10")  # whoever was first is at it still when the last one comes
-    several = [coordinator() for _ in range(6)]
-    assert until(lambda: sum(process.poll() is not None for process in several) == 5, seconds=120)
-    for process in several:
-        if process.poll() is None:
-            process.kill()
-    refused = [said for code, said in map(finish, several) if code == 4]
-    assert len(refused) == 5 and all("is searching the study" in said for said in refused)
-
-
 def test_a_trial_killed_from_outside_costs_that_trial_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.3")
     process = coordinator(trials=4)

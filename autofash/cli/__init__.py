@@ -9,7 +9,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from autofash import errors
+from autofash import errors, failpoints
 from autofash.cli import baselines, best, dashboard, predict, report, search, show, spaces, studies
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
+        failpoints.arm()
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()
         if code == 130:  # Typer's word for a Ctrl-C that no command took

@@ -18,8 +18,9 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import NoReturn
 
+from autofash import failpoints
 from autofash.executors.channel import Channel
-from autofash.executors.protocol import reason, resolve
+from autofash.executors.protocol import ending, reason, resolve
 from autofash.records import Action, Said, TrialSpec, Verdict
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -49,12 +50,12 @@ def serve(channel: Channel) -> NoReturn:
         tempfile.tempdir = os.environ["TMPDIR"] = scratch
         ended = {"ended": "done", "details": dict(resolve(spec.task)(spec, report))}
     except Exception as error:  # a trial may raise anything; that is its outcome
-        ended = {"ended": "failed", "reason": reason(error)}
-        with suppress(OSError):  # of a full disk, as below: the outcome is worth more than the log
+        ended = {"ended": ending(error).value, "reason": reason(error)}
+        with suppress(OSError):  # the log lies on the disk that is full
             traceback.print_exc()
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for out in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            out.flush()
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
     channel.send(ended)
@@ -90,5 +91,6 @@ def _write_to(log: str) -> None:
 
 
 if __name__ == "__main__":
+    failpoints.arm()
     die_with_parent(int(sys.argv[2]))
     serve(Channel(socket.socket(fileno=int(sys.argv[1]))))

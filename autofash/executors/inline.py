@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from autofash.executors.protocol import Event, reason, resolve
+from autofash.executors.protocol import Event, ending, reason, resolve
 from autofash.records import Ending, Outcome, Said, Started, TrialSpec, Verdict
 
 
@@ -67,6 +67,6 @@ class InlineExecutor:
         except _Abandoned:
             return
         except Exception as error:  # a trial may raise anything; that is its outcome
-            outcome = Outcome(spec.trial, Ending.FAILED, reason(error), time.monotonic() - submitted)
+            outcome = Outcome(spec.trial, ending(error), reason(error), time.monotonic() - submitted)
         del self._replies[spec.trial]
         self._events.put(outcome)

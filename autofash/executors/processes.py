@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -52,9 +54,10 @@ class ProcessExecutor:
         self._running: dict[int, _Running] = {}
         self._events: list[Event] = []
         self._restarts = self._submitted = 0
-        # Theirs alone, because TensorFlow leaves files behind in a process that ends as a trial does.
+        # Theirs alone, because TensorFlow leaves files behind in a process that ends as a trial does. The server makes it, and
+        # removes it where this process is killed.
         try:
-            self._scratch = tempfile.TemporaryDirectory(prefix="autofash-", ignore_cleanup_errors=True)
+            self._scratch = Path(tempfile.gettempdir()) / f"autofash-{secrets.token_hex(8)}"
         except OSError as error:
             raise cannot_write(tempfile.gettempdir(), error, "TMPDIR=a folder that can be", "E-TMPDIR") from None
         self.server: subprocess.Popen[bytes] | None = None
@@ -106,7 +109,7 @@ class ProcessExecutor:
         if self.server is not None:
             self._stop_server()
         self._selector.close()
-        self._scratch.cleanup()
+        shutil.rmtree(self._scratch, ignore_errors=True)  # where the server was killed
 
     def _start(self) -> None:
         if self._restarts > MOST_RESTARTS:
@@ -123,7 +126,14 @@ class ProcessExecutor:
             raise cannot_write(self._log, error, f"chmod u+w {self._log}", "E-STUDY-DIR") from None
         try:
             self.server = subprocess.Popen(
-                [sys.executable, "-m", "autofash.executors.server", str(theirs.fileno()), self._preload],
+                [
+                    sys.executable,
+                    "-m",
+                    "autofash.executors.server",
+                    str(theirs.fileno()),
+                    self._preload,
+                    str(self._scratch),
+                ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=out or subprocess.DEVNULL,
@@ -137,7 +147,6 @@ class ProcessExecutor:
                     "OMP_NUM_THREADS": "1",
                     "OPENBLAS_NUM_THREADS": "1",
                     "PYTHONUNBUFFERED": "1",
-                    "TMPDIR": self._scratch.name,
                 },
             )
         except OSError as error:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from collections.abc import Sequence
 from typing import Protocol
 
 from autofash.errors import AutofashError
-from autofash.records import Outcome, Said, Started, Task, TrialSpec, Verdict
+from autofash.records import Ending, Outcome, Said, Started, Task, TrialSpec, Verdict
 
+DISK_ERRORS = {
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EIO") if hasattr(errno, name)
+}  # EDQUOT: not on Windows
 Event = Started | Said | Outcome
 
 
@@ -33,6 +37,11 @@ def resolve(task: str) -> Task:
     module, _, name = task.partition(":")
     function: Task = getattr(importlib.import_module(module), name)
     return function
+
+
+def ending(error: Exception) -> Ending:
+    """How a task that raises this has ended: it failed, unless its disk did."""
+    return Ending.DISK if isinstance(error, OSError) and error.errno in DISK_ERRORS else Ending.FAILED
 
 
 def reason(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The fork server: imports Keras once, while it has one thread, and forks every trial from there.
 
-`python -m autofash.executors.server FD MODULE`: FD is the coordinator's socket, MODULE what to import first. It says
+`python -m autofash.executors.server FD MODULE SCRATCH`: FD is the coordinator's socket, MODULE what to import first, SCRATCH the
+temporary folder that it makes for itself and its children, and removes when the coordinator is gone. It says
 `ready` with its thread count and the way it starts children, then forks a child for every socket it is handed, and says
 `exited` for each that ends. When the coordinator is gone, its children are killed and it ends.
 
@@ -13,6 +14,7 @@ import gc
 import importlib
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,24 +23,35 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from autofash.executors.channel import ORDER, Channel
+from autofash import failpoints
+from autofash.executors.channel import ORDER, Channel, Message
 from autofash.executors.child import die_with_parent, serve
 
 
-def main(descriptor: int, preload: str) -> None:
+def main(descriptor: int, preload: str, scratch: Path) -> None:
     """Serve until the coordinator is gone."""
     os.setsid()  # Ctrl-C in the terminal reaches the coordinator alone
     control = Channel(socket.socket(fileno=descriptor))
     try:
+        scratch.mkdir(mode=0o700, exist_ok=True)  # a server before this one, which was killed, has made it
+        os.environ["TMPDIR"] = str(scratch)
+        failpoints.arm()
         module = importlib.import_module(preload)
     except BaseException:
-        control.send({"failed": traceback.format_exc()})
+        told: Message = {"failed": traceback.format_exc()}
+    else:
+        unsafe = why_not_to_fork(module)
+        told = {"ready": os.getpid(), "threads": threads(), "start": "spawn" if unsafe else "fork", "why": unsafe}
+    try:
+        control.send(told)
+    except OSError:  # the coordinator is gone already
+        told = {"failed": ""}
+    if "failed" in told:
+        shutil.rmtree(scratch, ignore_errors=True)
         return
-    unsafe = why_not_to_fork(module)
-    control.send({"ready": os.getpid(), "threads": threads(), "start": "spawn" if unsafe else "fork", "why": unsafe})
     gc.collect()
     gc.freeze()  # the children share these pages; a collection would copy them
-    _Server(control, fork=not unsafe).run()
+    _Server(control, scratch, fork=not unsafe).run()
 
 
 def threads() -> int:
@@ -61,8 +74,8 @@ def why_not_to_fork(module: ModuleType) -> str:
 
 
 class _Server:
-    def __init__(self, control: Channel, *, fork: bool) -> None:
-        self._control, self._fork = control, fork
+    def __init__(self, control: Channel, scratch: Path, *, fork: bool) -> None:
+        self._control, self._scratch, self._fork = control, scratch, fork
         self._orders: dict[int, int] = {}  # process → the order that it carries out
         self._spawned: dict[int, subprocess.Popen[bytes]] = {}
         self._wake, wakes = socket.socketpair()
@@ -71,7 +84,7 @@ class _Server:
         self._wakes = wakes
         signal.set_wakeup_fd(wakes.fileno())
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self._end())
+        signal.signal(signal.SIGTERM, lambda *_: self._end(gone=False))
 
     def run(self) -> None:
         selector = selectors.DefaultSelector()
@@ -138,15 +151,23 @@ class _Server:
             except OSError:
                 self._end()
 
-    def _end(self) -> None:
+    def _end(self, *, gone: bool = True) -> None:
+        """End with all children. gone: whether the coordinator is, so that nobody else can remove the temporary folder."""
         for pid in self._orders:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+        for pid in self._orders:
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass
+        if gone:
+            shutil.rmtree(self._scratch, ignore_errors=True)
         os._exit(0)
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path.cwd()))
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

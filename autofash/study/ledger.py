@@ -25,6 +25,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine
 
+from autofash import failpoints
 from autofash.errors import (
     LedgerError,
     NoTrial,
@@ -49,6 +50,7 @@ from autofash.study.rows import (
     schema_version,
 )
 from autofash.study.rungs import EARLY
+from autofash.study.sole import SoleStorage
 from autofash.study.soundness import (
     REVISION,
     back_up,
@@ -71,6 +73,8 @@ DATABASE_TROUBLES = {  # what the database says → fact, fix, code
     "readonly": ("the database cannot be written", "chmod u+rw on it and its folder", "E-DB-READONLY"),
     "unable to open": ("the database cannot be opened", "chmod u+rw on it and its folder", "E-DB-READONLY"),
     "Permission denied": ("the database's folder cannot be used", "chmod u+rwx on it", "E-DB-READONLY"),
+    "I/O error": ("the disk below the database fails", "the same command, once it is mended", "E-DB-DISK"),
+    "Input/output error": ("the disk below the database fails", "the same command, once it is mended", "E-DB-DISK"),
     "locked": (
         "the database was locked for two minutes",
         "again, when the program that holds it is done",
@@ -200,18 +204,22 @@ class Study:
         Refitting's, which keeps every other refit of the study out; a search writes other attributes.
         """
         with ledger_errors(self.storage):
-            study = optuna.load_study(study_name=self.name, storage=open_storage(self.storage, write=True))
+            opened = open_storage(self.storage, write=True)
+            study = optuna.load_study(study_name=self.name, storage=opened)
             openings = [*study.user_attrs.get("heldout", []), opening]
-            study.set_user_attr("heldout", openings)
+            with opened.at_once("attrs"):
+                study.set_user_attr("heldout", openings)
         return len(openings) - 1
 
     def note_result(self, opening: int, result: dict[str, Any]) -> None:
         """Write beside an opening what it showed."""
         with ledger_errors(self.storage):
-            study = optuna.load_study(study_name=self.name, storage=open_storage(self.storage, write=True))
+            opened = open_storage(self.storage, write=True)
+            study = optuna.load_study(study_name=self.name, storage=opened)
             openings = list(study.user_attrs["heldout"])
             openings[opening] = {**openings[opening], **as_json(result)}
-            study.set_user_attr("heldout", openings)
+            with opened.at_once("attrs"):
+                study.set_user_attr("heldout", openings)
 
     @property
     def pictures(self) -> set[str]:
@@ -369,18 +377,20 @@ def _updated(attributes: Mapping[str, Any]) -> datetime:
 def create_or_load(name: str, opened: LeanStorage, settings: StudySettings, target: int) -> optuna.Study:
     """The Optuna study of this name for its writer, made with these settings where it does not exist yet."""
     study = optuna.create_study(study_name=name, storage=opened, direction="maximize", load_if_exists=True)
-    if "format" not in study.user_attrs and study.get_trials(deepcopy=False):
+    if "format" in study.user_attrs:
+        return study
+    failpoints.reach("study")
+    if study.get_trials(deepcopy=False):
         raise StudyMismatch(
             f"the study {name} is there already, and was not written by autofash", "--study with another name"
         )
-    if "format" not in study.user_attrs:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna's major version is pinned
-            study.set_metric_names([f"validation {settings.objective.replace('_', ' ')} (fraction, 0 to 1)"])
+    with opened.at_once("study"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna's major version is pinned
+        study.set_metric_names([f"validation {settings.objective.replace('_', ' ')} (fraction, 0 to 1)"])
         study.set_user_attr("settings", asdict(settings))
         study.set_user_attr("target", target)
         study.set_user_attr("updated", datetime.now().astimezone().isoformat())
-        study.set_user_attr("format", FORMAT)  # last: with it, the study counts as made
+        study.set_user_attr("format", FORMAT)  # with it, the study counts as made
     return study
 
 
@@ -442,17 +452,18 @@ def upgrade(storage: str) -> Path | None:
     return kept
 
 
-def open_storage(storage: str, *, write: bool = False) -> LeanStorage:
-    """Optuna's storage behind a URL. A writer of SQLite syncs every commit in full; everybody waits two minutes for a lock."""
-    path = sqlite_path(storage)
+def open_storage(storage: str, *, write: bool = False, sole: bool = False) -> LeanStorage:
+    """Optuna's storage behind a URL. A writer of SQLite syncs every commit in full; everybody waits two minutes for a lock.
+
+    sole: for the one writer of a study.
+    """
+    path, kind = sqlite_path(storage), SoleStorage if sole else LeanStorage
     if path is None:
         # A writer keeps its connections, and a server drops those that lie idle.
-        return LeanStorage(
-            storage, engine_kwargs={"pool_pre_ping": True} if write else {"poolclass": sqlalchemy.NullPool}
-        )
+        return kind(storage, engine_kwargs={"pool_pre_ping": True} if sole else {"poolclass": sqlalchemy.NullPool})
     if write and not path.exists():
         _create_database(path)
-    opened = LeanStorage(storage, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
+    opened = kind(storage, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
     if write:
         sqlalchemy.event.listen(opened.engine, "connect", _pragmas)
         opened.engine.dispose()  # connections from before the listener
@@ -466,7 +477,9 @@ def _create_database(path: Path) -> None:
     beside.unlink(missing_ok=True)
     os.close(os.open(beside, os.O_CREAT | os.O_RDWR, 0o600))
     RDBStorage(f"sqlite:///{beside}").engine.dispose()
+    failpoints.reach("study")
     beside.rename(path)
+    failpoints.reach("study")
 
 
 def _pragmas(connection: Any, _: Any) -> None:

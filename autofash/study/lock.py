@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
+import psutil
 import sqlalchemy
 import sqlalchemy.exc
 from sqlalchemy import Connection
 
 from autofash.errors import StudyBusy
+
+NOTED_SECONDS = 2  # that a new holder may take to note who it is
 
 
 class StudyLock:
@@ -31,7 +35,7 @@ class StudyLock:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise StudyBusy(
-                f"process {holder(folder) or 'unknown'} is searching the study {name}",
+                f"process {_named(folder) or 'unknown'} is searching the study {name}",
                 "wait for it, or --study with another name",
             ) from None
         self._holder.write_text(str(os.getpid()))
@@ -95,6 +99,16 @@ def _session(storage: str) -> Connection | None:
 
 def _key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"autofash/{name}".encode()).digest()[:8], "big", signed=True)
+
+
+def _named(folder: Path) -> int | None:
+    """The holder, who may have the lock since a moment ago only, and its note may be a dead one's until then."""
+    for _ in range(NOTED_SECONDS * 20):
+        found = holder(folder)
+        if found is not None and psutil.pid_exists(found):
+            return found
+        time.sleep(0.05)
+    return None
 
 
 def holder(folder: Path) -> int | None:

@@ -1,7 +1,7 @@
 """The ledger's rows, read by plain SQL.
 
 Optuna makes an object of every row that it reads, which takes ten times as long and five times the memory, and half a second goes
-into opening its storage (docs/LOG.md). So reading goes this way; what is written, Optuna writes.
+into opening its storage (docs/LOG.md). So reading goes this way; what is written, Optuna writes, but for what `study.sole` does.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from sqlalchemy import (
     table,
 )
 
+from autofash import failpoints
 from autofash.study.rungs import EARLY
 
 SCHEMA = 12  # of Optuna's tables, all that are named here
@@ -75,17 +76,37 @@ NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}  # suc
 class LeanStorage(RDBStorage):
     """Optuna's storage, but for how it reads trials, and that it may commit several changes at once."""
 
+    def __init__(self, url: str, engine_kwargs: dict[str, Any] | None = None) -> None:
+        super().__init__(url, engine_kwargs)
+        self._bound: Connection | None = None  # of a commit of several changes that is under way
+
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Commit all that is written within at its end, or nothing. Optuna commits each parameter of a trial by itself."""
+    def at_once(self, passage: str) -> Iterator[None]:
+        """Commit all that is written within at its end, or nothing. Within another one, it is that one's to commit.
+
+        Optuna commits each parameter of a trial by itself. passage: the failpoint that is passed before the commit and after.
+        """
+        if self._bound is not None:
+            yield
+            return
         with self.engine.begin() as connection:
             self.remove_session()
             self.scoped_session.configure(bind=connection)
+            self._bound = connection
             try:
                 yield
             finally:
+                self._bound = None
                 self.remove_session()
                 self.scoped_session.configure(bind=self.engine)
+            failpoints.reach(passage)
+        failpoints.reach(passage)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """The trial of this id. Raises KeyError."""
+        for trial in self._read(TRIALS.c.trial_id == trial_id):
+            return trial
+        raise KeyError(f"there is no trial of the id {trial_id}")
 
     def _get_trials(
         self,
@@ -98,9 +119,21 @@ class LeanStorage(RDBStorage):
         # place. Should a later Optuna call it otherwise, a test says so. The arguments are those of its cache.
         new = TRIALS.c.trial_id > trial_id_greater_than
         wanted = sqlalchemy.or_(new, TRIALS.c.trial_id.in_(included_trial_ids)) if included_trial_ids else new
-        with self.scoped_session() as session:
-            found = read_trials(session.connection(), sqlalchemy.and_(TRIALS.c.study_id == study_id, wanted))
+        found = self._read(sqlalchemy.and_(TRIALS.c.study_id == study_id, wanted))
         return [trial for trial in found if states is None or trial.state in states]
+
+    def _read(self, wanted: ColumnElement[bool]) -> list[FrozenTrial]:
+        with self._connected() as connection:
+            return read_trials(connection, wanted)
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """A connection whose changes are committed at the end, or with all others of `at_once`."""
+        if self._bound is not None:
+            yield self._bound
+        else:
+            with self.engine.begin() as connection:
+                yield connection
 
 
 def has_tables(connection: Connection) -> bool:

@@ -7,6 +7,7 @@ import math
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,6 +18,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autofash import failpoints
 from autofash.errors import StudyMismatch
 from autofash.records import (
     Action,
@@ -111,13 +113,14 @@ class StudyWriter:
                 self._held.callback(ServerLock(storage, name).release)
                 with creating(storage, artifacts(storage)):
                     examine(storage)
-                    self._storage = open_storage(storage, write=True)
+                    self._storage = open_storage(storage, write=True, sole=True)
                     self._held.callback(self._storage.engine.dispose)
                     self._study = create_or_load(name, self._storage, settings, target or 50)
                 self.read = Study(name, storage)
                 _check_same(self.read, settings)
-                if target is not None and target != self.read.target:
-                    self._study.set_user_attr("target", target)
+                self.target = self.read.target  # trials that were asked for in all
+                if target is not None and target != self.target:
+                    self._raise_target(target)
                 self._settings = settings
                 self._space: Space = self.read.space
                 self._open: dict[int, Underway] = {}
@@ -128,10 +131,16 @@ class StudyWriter:
                 self.memory: float = math.inf  # bytes that a trial may fill; its loop knows
                 self._finished: dict[str, int] = {}
                 self._few = self._space.few_configs(COUNTABLE)
-                self._sweep()
+                self._count: Counter[TrialState] = Counter()
+                left = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                if left:
+                    with self._storage.at_once("tell"):
+                        self._sweep(left)
                 if "begun" not in self._study.user_attrs:
-                    self._queue_starters(starters)
+                    with self._storage.at_once("attrs"):
+                        self._queue_starters(starters)
                 self._recall()
+                self._remove_checkpoints()
             except BaseException:
                 self.close()
                 raise
@@ -141,11 +150,6 @@ class StudyWriter:
         """The study's name."""
         return self._study.study_name
 
-    @property
-    def target(self) -> int:
-        """Trials that were asked for in all."""
-        return int(self._study.user_attrs["target"])
-
     def trials(self) -> list[TrialRecord]:
         """Every trial, by number."""
         found = self._study.get_trials(deepcopy=False)
@@ -153,8 +157,7 @@ class StudyWriter:
 
     def finished(self) -> int:
         """Trials that count towards the target: complete or pruned."""
-        states = (TrialState.COMPLETE, TrialState.PRUNED)
-        return len(self._study.get_trials(deepcopy=False, states=states))
+        return self._count[TrialState.COMPLETE] + self._count[TrialState.PRUNED]
 
     def ask(self) -> Asked | None:
         """The next trial to run: one that has earned to be continued, one that is queued, else what the sampler proposes.
@@ -199,8 +202,8 @@ class StudyWriter:
         if not math.isfinite(report.objective):
             running.stopped = f"epoch {report.epoch}: the objective is not finite"
             return Verdict.stop(running.stopped)
-        with ledger_errors(self.read.storage):
-            if report.epoch not in _frozen(self._study, report.trial).intermediate_values:
+        with ledger_errors(self.read.storage), self._storage.at_once("report"):
+            if report.epoch not in self._frozen(running).intermediate_values:
                 running.trial.report(report.objective, report.epoch)
             verdict = self._pruning.verdict(running, report, self._situation())
             if verdict.action is Action.PAUSE:
@@ -212,7 +215,7 @@ class StudyWriter:
 
     def tell(self, outcome: Outcome) -> TrialRecord:
         """Write into the ledger how a trial's process ended, and queue it again where that is due."""
-        if outcome.ending is Ending.LOST:
+        if outcome.ending in (Ending.LOST, Ending.DISK):
             return self.requeue(outcome.trial, outcome.reason, outcome.seconds)
         running = self._open.pop(outcome.trial)
         self._pruning.ended(running, outcome.seconds)
@@ -229,13 +232,15 @@ class StudyWriter:
             state, why = TrialState.FAIL, "it ended without a report"
         running.seconds += outcome.seconds
         with ledger_errors(self.read.storage):
-            if outcome.ending is Ending.DIED:
-                deaths = int(running.trial.user_attrs.get("deaths", 0)) + 1
-                if deaths < ATTEMPTS:
-                    self._queue_again(_frozen(self._study, outcome.trial), deaths)
-                else:
-                    running.trial.set_user_attr("gave_up", True)
-            return self._close(running, state, why, outcome.details)
+            with self._storage.at_once("tell"):
+                if outcome.ending is Ending.DIED:
+                    deaths = int(running.trial.user_attrs.get("deaths", 0)) + 1
+                    if deaths < ATTEMPTS:
+                        self._queue_again(self._frozen(running), deaths)
+                    else:
+                        running.trial.set_user_attr("gave_up", True)
+                self._close(running, state, why, outcome.details)
+            return self._ended(running, state)
 
     def requeue(self, number: int, why: str, seconds: float = 0.0) -> TrialRecord:
         """End a running trial's attempt through no fault of its own: it is paused where it paused before, or queued again."""
@@ -244,8 +249,10 @@ class StudyWriter:
             return self._pause(running, 0.0)
         running.seconds += seconds
         with ledger_errors(self.read.storage):
-            self._queue_again(_frozen(self._study, number), int(running.trial.user_attrs.get("deaths", 0)))
-            return self._close(running, TrialState.FAIL, why, {})
+            with self._storage.at_once("tell"):
+                self._queue_again(self._frozen(running), int(running.trial.user_attrs.get("deaths", 0)))
+                self._close(running, TrialState.FAIL, why, {})
+            return self._ended(running, TrialState.FAIL)
 
     def settle(self) -> list[TrialRecord]:
         """Prune the trials that are paused still: nothing will earn them a continuation any more."""
@@ -253,12 +260,14 @@ class StudyWriter:
         with ledger_errors(self.read.storage):
             for number in sorted(self._paused):
                 running = self._paused.pop(number)
-                records.append(self._close(running, TrialState.PRUNED, running.pausing, {}))
+                with self._storage.at_once("tell"):
+                    self._close(running, TrialState.PRUNED, running.pausing, {})
+                records.append(self._ended(running, TrialState.PRUNED))
         return records
 
     def queue(self, runs: Sequence[Rerun]) -> None:
         """Queue those runs that the study does not have yet, and let them all be its trials."""
-        with ledger_errors(self.read.storage):
+        with ledger_errors(self.read.storage), self._storage.at_once("attrs"):
             trials = self._study.get_trials(deepcopy=False)
             there = {(key_of({**noted_config(t), **t.params}), t.user_attrs.get("seed")) for t in trials}
             for run in runs:
@@ -266,12 +275,12 @@ class StudyWriter:
                 if (key_of(params), run.seed) not in there:
                     there.add((key_of(params), run.seed))
                     attributes = {"queued": params, "seed": run.seed, "origin": run.origin}
-                    self._study.enqueue_trial(params, user_attrs=attributes)
-            self._study.set_user_attr("target", len(there))
+                    self._enqueue(params, attributes)
+            self._raise_target(len(there))
 
     def note_run(self, facts: Mapping[str, Any]) -> int:
         """Note with what this search works: sampler, pruner, workers, versions. Returns its place for `note_run_end`."""
-        with ledger_errors(self.read.storage):
+        with ledger_errors(self.read.storage), self._storage.at_once("attrs"):
             before = self._study.user_attrs.get("runs", [])
             self._study.set_user_attr("runs", as_json([*before, {"began": _now(), **facts}]))
             self._study.set_user_attr("updated", _now())
@@ -279,7 +288,7 @@ class StudyWriter:
 
     def note_run_end(self, run: int, facts: Mapping[str, Any]) -> None:
         """Note beside a run what it took; one that is killed never says."""
-        with ledger_errors(self.read.storage):
+        with ledger_errors(self.read.storage), self._storage.at_once("attrs"):
             runs = list(self._study.user_attrs["runs"])
             runs[run] = {**runs[run], **facts}
             self._study.set_user_attr("runs", as_json(runs))
@@ -291,22 +300,22 @@ class StudyWriter:
 
     def _recall(self) -> None:
         """What earlier searches of this study have shown: its finished configs, its rungs, and what trials cost."""
-        for trial in self._study.get_trials(deepcopy=False):
+        trials = self._study.get_trials(deepcopy=False)
+        self._count = Counter(trial.state for trial in trials)
+        for trial in trials:
             record = self.read.record(trial)
             if record.finished:
                 self._finished[key_of(record.config)] = record.number
             self._pruning.recall(trial, reports_of(trial))
 
-    def _begun(self, suggested: optuna.Trial, config: Config) -> Asked:
+    def _begun(self, suggested: optuna.Trial, config: Config) -> Underway:
         trial = optuna.Trial(self._study, suggested._trial_id)  # of the study as it is, not as its sampler saw it
         noted = trial.user_attrs
         seed = int(noted.get("seed", seed_of(self._settings.seed, trial.number)))
         if "seed" not in noted:
             trial.set_user_attr("seed", seed)
         epochs = epochs_of(config, self._settings.epochs)
-        running = Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")))
-        self._open[trial.number] = running
-        return self._asked(running)
+        return Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")))
 
     def _asked(self, running: Underway) -> Asked:
         return Asked(
@@ -328,7 +337,7 @@ class StudyWriter:
     def _situation(self) -> Situation:
         return Situation(
             target=self.target,
-            complete=len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))),
+            complete=self._count[TrialState.COMPLETE],
             running=self._open,
             paused=self._paused,
             all_begun=self._nothing_to_begin(),
@@ -337,7 +346,8 @@ class StudyWriter:
 
     def _continued(self, number: int) -> Asked:
         running = self._paused.pop(number)
-        self._note_pause(running, running.seconds, runs=True)
+        with self._storage.at_once("attrs"):
+            self._note_pause(running, running.seconds, runs=True)
         running.pausing = ""
         self._open[number] = running
         return self._asked(running)
@@ -347,13 +357,17 @@ class StudyWriter:
         running.seconds += seconds
         running.waited, running.pausing = True, running.pausing or "interrupted"
         number = running.trial.number
+        self._paused[number] = running
         with ledger_errors(self.read.storage):
-            self._note_pause(running, running.seconds)
-            self._paused[number] = running
-            surplus = self._pruning.surplus(self._situation())
-            if surplus is not None:
-                self._close(self._paused.pop(surplus), TrialState.PRUNED, "too many are ahead of it at its rung", {})
-        return self._read(number)
+            with self._storage.at_once("tell"):
+                self._note_pause(running, running.seconds)
+                surplus = self._pruning.surplus(self._situation())
+                last = self._paused.pop(surplus) if surplus is not None else None
+                if last is not None:
+                    self._close(last, TrialState.PRUNED, "too many are ahead of it at its rung", {})
+            if last is not None:
+                self._ended(last, TrialState.PRUNED)
+            return self.read.record(self._frozen(running))
 
     def _note_pause(self, running: Underway, seconds: float, *, runs: bool = False) -> None:
         """Note where a trial pauses, before it is told to: whoever opens the ledger then knows that there is a checkpoint."""
@@ -385,14 +399,22 @@ class StudyWriter:
             )
             # Hyperband would show the sampler one bracket only, or all, depending on the last report.
             study.pruner = optuna.pruners.NopPruner()
-            with self._storage.at_once():
+            queued = self._queued()
+            with self._storage.at_once("ask"):
                 trial = study.ask()
                 config = self._space.expand(suggest(trial, self._space))
+                failpoints.reach("params")
                 twin = self._twin(config)
                 if twin is None or self._settings.sampler == QUEUE:
-                    return self._begun(trial, config)
-                trial.set_user_attr("duplicate_of", twin)
-                self._study.tell(trial, state=TrialState.FAIL)
+                    begun = self._begun(trial, config)
+                else:
+                    begun = None
+                    trial.set_user_attr("duplicate_of", twin)
+                    self._study.tell(trial, state=TrialState.FAIL)
+            self._count[TrialState.WAITING] -= queued
+            if begun is not None:
+                self._open[trial.number] = begun
+                return self._asked(begun)
         return None
 
     def _queue_untried(self, duplicates: int) -> bool:
@@ -402,12 +424,12 @@ class StudyWriter:
         left = untried(self._study, self._few)
         if left and duplicates:
             params = random.Random(len(left)).choice(left)
-            self._study.enqueue_trial(dict(params), user_attrs={"queued": dict(params)})
+            with self._storage.at_once("attrs"):
+                self._enqueue(dict(params), {"queued": dict(params)})
         return bool(left)
 
-    def _close(self, running: Underway, state: TrialState, why: str, details: Mapping[str, Any]) -> TrialRecord:
-        """End a trial for good. A failed one keeps no value: what it had is in its reports."""
-        number = running.trial.number
+    def _close(self, running: Underway, state: TrialState, why: str, details: Mapping[str, Any]) -> None:
+        """Write that a trial has ended for good. A failed one keeps no value: what it had is in its reports."""
         # Attributes first: a finished trial's cannot be changed any more.
         noted = {
             "reports": [asdict(report) for report in running.reports if math.isfinite(report.objective)],
@@ -421,19 +443,30 @@ class StudyWriter:
                 running.trial.set_user_attr(key, as_json(fact))
         self._study.tell(running.trial, max(running.whole) if state is TrialState.COMPLETE else None, state)
         self._study.set_user_attr("updated", _now())
+
+    def _ended(self, running: Underway, state: TrialState) -> TrialRecord:
+        """What follows once a trial's end is in the ledger."""
+        self._count[state] += 1
         self._exhausted = self._exhausted and state is not TrialState.FAIL  # its retry may be queued
-        shutil.rmtree(self.checkpoint(number), ignore_errors=True)
-        record = self._read(number)
+        shutil.rmtree(self.checkpoint(running.trial.number), ignore_errors=True)
+        record = self.read.record(self._frozen(running))
         if record.finished:
-            self._finished[key_of(record.config)] = number
+            self._finished[key_of(record.config)] = record.number
         return record
 
     def checkpoint(self, number: int) -> Path:
         """The folder of a trial's checkpoint."""
         return self.folder / "trials" / str(number) / "checkpoint"
 
-    def _read(self, number: int) -> TrialRecord:
-        return self.read.record(_frozen(self._study, number))
+    def _remove_checkpoints(self) -> None:
+        """Those of trials that have ended: a kill may have come between the end and this."""
+        for place in (self.folder / "trials").glob("*/checkpoint"):
+            if place.parent.name.isdigit() and int(place.parent.name) not in self._paused:
+                shutil.rmtree(place, ignore_errors=True)
+
+    def _frozen(self, running: Underway) -> FrozenTrial:
+        """A trial as it is in the ledger."""
+        return self._study._storage.get_trial(running.trial._trial_id)
 
     def _twin(self, config: Config) -> int | None:
         """A trial that has finished this config or runs it."""
@@ -442,7 +475,7 @@ class StudyWriter:
         return running if running is not None else self._finished.get(key_of(config))
 
     def _queued(self) -> bool:
-        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        return self._count[TrialState.WAITING] > 0
 
     def _queue_starters(self, starters: Sequence[NamedConfig]) -> None:
         """Queue those that lie within the space; cut short, the next writer queues what is missing."""
@@ -451,7 +484,7 @@ class StudyWriter:
             fitting, origin = self._space.fit(starter.config), f"starter {starter.name}"
             if fitting is not None and origin not in there:
                 params = dict(self._space.own(fitting))
-                self._study.enqueue_trial(params, user_attrs={"queued": params, "origin": origin})
+                self._enqueue(params, {"queued": params, "origin": origin})
         self._study.set_user_attr("begun", True)
 
     def _queue_again(self, trial: FrozenTrial, deaths: int) -> None:
@@ -466,11 +499,19 @@ class StudyWriter:
             "deaths": deaths,
             "seed": trial.user_attrs.get("seed", seed_of(self._settings.seed, trial.number)),
         }
-        self._study.enqueue_trial(params, user_attrs=attributes)
+        self._enqueue(params, attributes)
 
-    def _sweep(self) -> None:
+    def _enqueue(self, params: Config, attributes: Mapping[str, Any]) -> None:
+        self._study.enqueue_trial(dict(params), user_attrs=dict(attributes))
+        self._count[TrialState.WAITING] += 1
+
+    def _raise_target(self, target: int) -> None:
+        self._study.set_user_attr("target", target)
+        self.target = target
+
+    def _sweep(self, left: Sequence[FrozenTrial]) -> None:
         """Whoever holds the lock owns every RUNNING trial; a new holder runs none yet, so these are a dead writer's."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in left:
             handle = optuna.Trial(self._study, trial._trial_id)
             if "paused" in trial.user_attrs:
                 self._paused[trial.number] = found = self._left_paused(handle, trial)
@@ -478,7 +519,6 @@ class StudyWriter:
                     self._note_pause(found, found.seconds)
                 continue
             if trial.params or noted_config(trial):
-                # First, so that a crash here loses nothing.
                 self._queue_again(trial, int(trial.user_attrs.get("deaths", 0)))
             handle.set_user_attr("why", "the search was killed")
             self._study.tell(handle, state=TrialState.FAIL)
@@ -539,10 +579,6 @@ def _check_same(study: Study, settings: StudySettings) -> None:
         "--new-study to begin another beside it, or the earlier settings",
         code=code,
     )
-
-
-def _frozen(study: optuna.Study, number: int) -> FrozenTrial:
-    return study.get_trials(deepcopy=False)[number]
 
 
 def _now() -> str:

@@ -1,8 +1,4 @@
-"""`autofash search` over a fake trainer, in a process of its own that a test may kill, stop, starve and look into.
-
-`python -m tests.faults.searching FAKE search …` is the command line itself. Only what a trial does is another (tests/fakes.py),
-and each end of a trial is printed as JSON too, which is how a test knows what was acknowledged.
-"""
+"""`autofash search` over a fake trainer (tests.faults.command), in a process that a test may stop, starve, bind and look into."""
 
 from __future__ import annotations
 
@@ -16,28 +12,29 @@ from typing import Any
 
 import psutil
 
-from tests.faults.invariant import broken, told
+from tests.faults.invariant import broken
 
 STUDY = "digits-mlp"
 STORAGE = "sqlite:///studies/studies.db"
 USUAL = ("search", "--dataset", "digits", "--space", "mlp", "--trials", "12", "--epochs", "3", "--pruner", "none")
-TOLD = "TOLD "
+TOLD, STARTED = '{"event": "TrialEnded"', '{"event": "Started"'
 PATIENCE_SECONDS = 120.0  # with a process that may share its core with others
 
 
-def command(task: str = "learn", arguments: Sequence[str] = USUAL) -> list[str]:
+def command(arguments: Sequence[str] = USUAL) -> list[str]:
     """What starts such a search."""
-    return [sys.executable, "-m", "tests.faults.searching", task, *arguments]
+    return [sys.executable, "-m", "tests.faults.command", *arguments]
 
 
 def begin(task: str = "learn", arguments: Sequence[str] = USUAL) -> subprocess.Popen[str]:
-    """Start it."""
-    return started(command(task, arguments))
+    """Start it, each trial of which does what this fake does."""
+    return started(command(arguments), AUTOFASH_FAKE=task)
 
 
-def started(command: Sequence[str]) -> subprocess.Popen[str]:
+def started(command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
     """A process whose words are read."""
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    told = {**os.environ, **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=told)
 
 
 def search(task: str = "learn", arguments: Sequence[str] = USUAL) -> tuple[int, str, str]:
@@ -65,7 +62,12 @@ def read_until(process: subprocess.Popen[str], begins: str, count: int = 1) -> s
 
 def acknowledged(out: str) -> list[Mapping[str, Any]]:
     """The trials whose end it has told of."""
-    return [json.loads(line.removeprefix(TOLD)) for line in out.splitlines() if line.startswith(TOLD)]
+    return [json.loads(line)["record"] for line in out.splitlines() if line.startswith(TOLD)]
+
+
+def pids(out: str) -> list[int]:
+    """The processes of the trials that it has told of, in their order."""
+    return [json.loads(line)["pid"] for line in out.splitlines() if line.startswith(STARTED)]
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -104,28 +106,3 @@ def assert_one_line(err: str, code: str, *parts: str) -> None:
 def bound_by_rights(command: Sequence[str]) -> list[str]:
     """The command without root's way around the rights of files, where the tests run as root."""
     return [*(["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []), *command]
-
-
-def main() -> None:
-    """Run the command line with this fake."""
-    from autofash import cli, loop
-    from autofash.loop import SearchEvent, Started, TrialEnded
-
-    task, real = sys.argv.pop(1), loop.search
-
-    def tell(event: SearchEvent) -> None:
-        if isinstance(event, Started):
-            print("STARTED", event.trial, event.pid, flush=True)
-        if isinstance(event, TrialEnded):
-            print(TOLD + json.dumps(told(event.record)), flush=True)
-
-    def search(request: Any, listeners: Sequence[Any] = (), **more: Any) -> Any:
-        return real(request, [*listeners, tell], **more, task=f"tests.fakes:{task}")
-
-    loop.search = search
-    print("READY", flush=True)
-    cli.main()
-
-
-if __name__ == "__main__":
-    main()

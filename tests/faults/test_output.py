@@ -14,7 +14,7 @@ from autofash.errors import AutofashError, UsageError, printable
 from autofash.study.ledger import NAME, check_name, fitting_name
 from tests.cli.test_commands import AUTOFASH
 from tests.faults import searching
-from tests.faults.searching import STORAGE
+from tests.faults.searching import STORAGE, TOLD
 
 
 def test_every_command_that_prints_ends_quietly_where_nobody_reads_on() -> None:
@@ -32,7 +32,7 @@ def test_a_search_whose_reader_goes_away_ends_quietly_and_keeps_what_is_finished
 ) -> None:
     monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.1")
     process = searching.begin()
-    out = searching.read_until(process, "TOLD")
+    out = searching.read_until(process, TOLD)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     err = process.stderr.read()

@@ -22,7 +22,7 @@ from autofash.study import load_study
 from tests.executors.test_processes import until
 from tests.faults import searching
 from tests.faults.invariant import told
-from tests.faults.searching import USUAL, assert_one_line
+from tests.faults.searching import STARTED, TOLD, USUAL, assert_one_line
 
 CRASHES = int(os.environ.get("AUTOFASH_CRASHES", "3"))
 
@@ -105,7 +105,7 @@ def test_a_search_whose_database_server_crashes_waits_for_it_and_ends_with_exact
     process = searching.begin(arguments=usual(server, "crashed", 20))
     out, chance = "", random.Random(1)
     for _ in range(CRASHES):
-        out += searching.read_until(process, "TOLD", 2)
+        out += searching.read_until(process, TOLD, 2)
         time.sleep(chance.uniform(0, 0.2))
         server.crash()
         time.sleep(1.5)
@@ -157,7 +157,7 @@ def test_a_server_that_was_never_there_is_said_at_once(server: Server) -> None:
 def test_one_study_is_searched_from_one_machine_at_a_time(server: Server, tmp_path: Path) -> None:
     """Another folder stands for another machine: the lock file beside the artifacts is not shared."""
     process = searching.begin("spin", usual(server, "shared"))
-    searching.read_until(process, "STARTED")
+    searching.read_until(process, STARTED)
     other = tmp_path / "another machine"
     other.mkdir()
     os.chdir(other)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.executors.test_processes import until
 from tests.faults import searching
-from tests.faults.searching import assert_kept, assert_one_line
+from tests.faults.searching import STARTED, assert_kept, assert_one_line
 
 INSTANTS = int(os.environ.get("AUTOFASH_INSTANTS", "6"))
 
@@ -44,7 +44,7 @@ def test_a_search_that_is_stopped_at_any_moment_ends_within_ten_seconds_and_the_
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_the_search_within_a_second_and_its_trials_with_it(number: int) -> None:
     process = searching.begin("spin")
-    out = searching.read_until(process, "STARTED")
+    out = searching.read_until(process, STARTED)
     time.sleep(0.3)
     children = searching.family(process)
     process.send_signal(number)

@@ -22,7 +22,7 @@ from autofash.study import Study, StudyWriter, ledger, list_studies, load_study,
 from autofash.study.ledger import LOCK_SECONDS, open_storage
 from tests.cli.test_commands import autofash
 from tests.faults import searching
-from tests.faults.searching import STORAGE, STUDY, USUAL, assert_kept, assert_one_line
+from tests.faults.searching import STARTED, STORAGE, STUDY, TOLD, USUAL, assert_kept, assert_one_line
 
 LEDGER, BACKUP = Path("studies/studies.db"), Path("studies/studies.db.backup")
 FLIPS = int(os.environ.get("AUTOFASH_FLIPS", "60"))  # damaged copies of a ledger
@@ -74,7 +74,7 @@ cp -a studies/. mended
 def test_a_disk_that_fills_up_ends_the_search_in_one_line_and_it_goes_on_once_there_is_room() -> None:
     for folder in ("studies", "full", "mended"):
         Path(folder).mkdir()
-    command = searching.command(arguments=usual(30))
+    command = searching.command(usual(30))
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh", "200k", *command], capture_output=True, check=False
     )
@@ -126,12 +126,10 @@ def test_a_ledger_that_may_not_be_written_is_refused_before_anything_is_trained(
     locked.chmod(0o555 if locked.is_dir() else 0o444)
     shutil.rmtree(LEDGER.parent / STUDY, ignore_errors=True)
     try:
-        code, out, err = searching.end(
-            searching.started(searching.bound_by_rights(searching.command(arguments=usual(6))))
-        )
+        code, out, err = searching.end(searching.started(searching.bound_by_rights(searching.command(usual(6)))))
     finally:
         locked.chmod(mode)
-    assert code == 4 and "STARTED" not in out
+    assert code == 4 and not searching.pids(out)
     assert_one_line(err, "E-DB-READONLY", "studies.db", "chmod u+rw")
     assert digest() == before
     assert searching.search(arguments=usual(6))[0] == 0
@@ -152,7 +150,7 @@ def locked() -> Iterator[None]:
 def test_a_search_waits_for_a_lock_says_so_after_five_seconds_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.05")
     process = searching.begin()
-    out = searching.read_until(process, "TOLD")
+    out = searching.read_until(process, TOLD)
     with locked():
         time.sleep(soundness.WARN_SECONDS + 2)
     code, rest, err = searching.end(process)
@@ -318,7 +316,7 @@ def test_a_ledger_of_an_older_optuna_is_refused_until_it_is_upgraded_which_backs
 
 def test_a_ledger_is_not_upgraded_while_a_study_of_it_is_searched(study: str) -> None:
     process = searching.begin("spin", usual(6))
-    searching.read_until(process, "STARTED")
+    searching.read_until(process, STARTED)
     try:
         assert_one_line(autofash("studies", "--upgrade").stderr, "E-STUDY-BUSY", f"process {process.pid} is searching")
     finally:
@@ -373,7 +371,7 @@ def test_at_whatever_moment_the_machine_stops_what_lies_on_its_disk_is_a_ledger_
     """
     monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.02")
     process = searching.begin(arguments=usual(200))
-    out = searching.read_until(process, "TOLD")
+    out = searching.read_until(process, TOLD)
     assert process.stdout is not None
     os.set_blocking(process.stdout.fileno(), False)
     chance, copies = random.Random(7), []

@@ -94,7 +94,7 @@ def test_standings_are_the_trials_numbers_states_and_best_reports_without_repeti
 def test_what_is_written_at_once_is_seen_within_and_by_others_only_at_its_end(study: optuna.Study) -> None:
     storage = study._storage._backend
     before = len(study.get_trials())
-    with storage.at_once():
+    with storage.at_once("ask"):
         study.add_trial(create_trial(value=0.6, params=PARAMS, distributions=DISTRIBUTIONS))
         study.enqueue_trial({})
         assert len(study.get_trials()) == before + 2
