@@ -9,7 +9,7 @@ TRIALS ?= 50
 # The tests run in this many processes; a file stays with one, so that what it trains is trained once.
 TEST_PROCESSES ?= 2
 
-.PHONY: setup search test lint format overhead pruners prediction throughput scale race torture load clean
+.PHONY: setup search test lint format overhead pruners prediction throughput scale race torture load fuzz clean
 
 setup: $(VENV)/.ready
 
@@ -66,5 +66,14 @@ $(VENV)/.race: $(VENV)/.ready
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group race
 	@touch $@
 
+# COUNT=1000 feeds each parser that many inputs.
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python benchmarks/fuzz.py $(if $(COUNT),--count $(COUNT))
+
+$(VENV)/.fuzz: $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group fuzz \
+		|| echo "atheris cannot be had for this Python: a mutator of our own takes its place" >&2
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) fuzz-found build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

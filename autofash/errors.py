@@ -22,8 +22,18 @@ from __future__ import annotations
 
 import difflib
 import errno
+import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+MOST_PROBLEMS = 50  # that are told of one file; one of a megabyte may have a hundred thousand
+# What stands between a name and an @, as in postgresql://me:secret@host, and what a query calls a password. A mistyped address
+# is no address to a parser of addresses, so that this looks for their like in any text.
+SECRETS = (
+    re.compile(r"""((?:(?<=//)|(?<![^\s'"(=]))[^\s:/@'"]*:)(?!//)\S*@"""),
+    re.compile(r"""(?i)([?&;][^\s=&;]*(?:pass|pwd|secret|token|key)[^\s=&;]*=)[^\s&;'"]+"""),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,7 @@ class Problem:
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
         fix = f". Try: {self.fix}" if self.fix else ""
-        return printable(f"{where}{self.fact}{fix}")
+        return printable(without_secrets(f"{where}{self.fact}{fix}"))
 
 
 class AutofashError(Exception):
@@ -176,8 +186,41 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> tuple[str, str]:
     ("there is no sampler 'tpa'", 'tpe')
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"there is no {kind} {name!r}", near[0] if near else ", ".join(names) or "none exists yet"
+    near = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.5)
+    return f"there is no {kind} {brief(name)}", near[0] if near else ", ".join(names) or "none exists yet"
+
+
+def first(problems: Iterable[Problem], where: str) -> list[Problem]:
+    """The first of the problems, at most MOST_PROBLEMS, and whether there are more."""
+    told = list(itertools.islice(problems, MOST_PROBLEMS + 1))
+    if len(told) > MOST_PROBLEMS:
+        told[-1] = Problem(
+            f"these are the first {MOST_PROBLEMS} problems of more", "again, once they are mended", where
+        )
+    return told
+
+
+def brief(value: object, most: int = 60) -> str:
+    """A value as Python writes it, cut short: what a file holds may be as long as the file."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of more than 4,300 digits; tables within tables
+        return f"a {type(value).__name__} beyond all bounds"
+    return cut(text, most)
+
+
+def cut(text: str, most: int = 60) -> str:
+    """The text, or its beginning where it is longer than this many characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def without_secrets(text: str) -> str:
+    """The text with what looks like a password in a database's address made unreadable.
+
+    >>> without_secrets("postgresql://me:secret@host/studies")
+    'postgresql://me:***@host/studies'
+    """
+    return SECRETS[1].sub(r"\1***", SECRETS[0].sub(r"\1***@", text))
 
 
 def printable(text: str) -> str:

@@ -232,10 +232,14 @@ class _Search:
         self._best = max(
             (trial.value or 0.0 for trial in writer.trials() if trial.state is State.COMPLETE), default=None
         )
-        self._finished = writer.finished()
         self._began = time.monotonic()
         writer.ends_at = self._began + request.budget_seconds if request.budget_seconds is not None else None
         writer.memory = plan.memory
+
+    @property
+    def _finished(self) -> int:
+        """Trials of the study; the writer's word, which prunes paused ones by itself where there are too many."""
+        return self._writer.finished()
 
     def run(self, executor: Executor | None) -> None:
         trials = self._writer.trials()
@@ -352,7 +356,6 @@ class _Search:
 
     def _ended(self, record: TrialRecord) -> None:
         if record.finished:
-            self._finished += 1
             self._failures.clear()
         if record.state is State.COMPLETE and record.value is not None:
             self._best = max(record.value, self._best or 0.0)

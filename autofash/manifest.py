@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from autofash import failpoints
-from autofash.errors import ResourceError, UnsafeFile, cannot_write
+from autofash.errors import ResourceError, UnsafeFile, brief, cannot_write, cut
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -20,20 +21,27 @@ PREDICTIONS = (
 )
 GALLERY = "gallery.npz"  # images uint8 (m, height, width, channels), rows int64 (m,) of the test set
 FIX = "autofash best --export"
+LARGEST_FILE = 2**24  # bytes of a manifest; ours have ten thousand
+STUDY = re.compile(
+    r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}"
+)  # what a manifest may put into a command that is to be repeated
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The manifest of a model's folder, its files not looked at. Raises UnsafeFile where there is none that can be read."""
+    path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        if not os.path.isfile(path) or os.path.getsize(path) > LARGEST_FILE:
+            raise ValueError("no manifest")
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
         if manifest["format"] != FORMAT:
             raise UnsafeFile(
-                f"the manifest is of format {manifest['format']!r}, which this autofash does not know",
+                f"the manifest is of format {brief(manifest['format'])}, which this autofash does not know",
                 "pip install --upgrade autofash",
-                where=str(folder / MANIFEST),
+                where=str(path),
                 code="E-MODEL-INCOMPLETE",
             )
-        _ = {name: (told["sha256"], told["bytes"]) for name, told in dict(manifest["files"]).items()}
+        _ = {name: (told["sha256"], told["bytes"]) for name, told in manifest["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UnsafeFile(
             "there is no manifest that can be read", FIX, where=str(folder), code="E-MODEL-INCOMPLETE"
@@ -49,13 +57,21 @@ def verify(folder: Path, manifest: Mapping[str, Any], names: Iterable[str] | Non
     files: dict[str, Any] = manifest["files"]
     chosen = list(files) if names is None else [file for name in names for file in _below(name, files, folder)]
     for name in chosen:
-        path = folder / name
-        inside = path.resolve().is_relative_to(folder.resolve())
-        if not inside or not path.is_file() or digest(path) != files[name]["sha256"]:
+        path, why = folder / name, ""
+        try:
+            inside = path.resolve().is_relative_to(folder.resolve())
+            good = inside and path.is_file() and digest(path) == files[name]["sha256"]
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # a name that no file can have; links that lead to themselves
+            good, why = False, f": {getattr(error, 'strerror', None) or error}"
+        if not good:
             raise UnsafeFile(
-                "is missing, or is not what the manifest vouches for",
+                f"is missing, or is not what the manifest vouches for{why}",
                 remedy(folder, manifest),
-                where=str(path),
+                where=str(folder / cut(name, 200)),
                 code="E-MODEL-INCOMPLETE",
             )
 
@@ -73,12 +89,15 @@ def write(folder: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> No
 
 def remedy(folder: Path, manifest: Mapping[str, Any]) -> str:
     """The command that makes the model of this folder again."""
-    made = [f"autofash best {manifest.get('study', '')} --export"]
-    name = folder.resolve().name
-    if name.startswith("trial-"):
-        made.append(f"--trial {manifest.get('trial')}")
-    if name.startswith("ensemble-"):
-        made.append(f"--ensemble {len(manifest.get('members', []))}")
+    # A stranger's manifest may say anything, and what is said here will be typed.
+    study, trial, members = (manifest.get(key) for key in ("study", "trial", "members"))
+    named = isinstance(study, str) and STUDY.fullmatch(study)
+    made = [f"autofash best {study} --export" if named else FIX]
+    name = os.path.basename(os.path.realpath(folder))
+    if name.startswith("trial-") and isinstance(trial, int):
+        made.append(f"--trial {trial}")
+    if name.startswith("ensemble-") and isinstance(members, list):
+        made.append(f"--ensemble {len(members)}")
     return " ".join([*made, *(["--tta"] if manifest.get("tta") else [])])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from autofash import manifest
-from autofash.data.pictures import LARGEST_PICTURE, ModelInput, Pictures, read_pictures
+from autofash.data.pictures import LARGEST_PICTURE, LONGEST_SIDE, ModelInput, Pictures, read_pictures
 from autofash.errors import UnsafeFile, UsageError
 from autofash.runtimes import FORMATS, Predictor, check_format, probabilities
 
@@ -101,8 +101,8 @@ def find_model(path: str | os.PathLike[str]) -> SavedModel:
     told = manifest.read(folder)
     manifest.verify(folder, told, [found.path])
     try:
-        classes, wanted = tuple(str(label) for label in told["classes"]), _model_input(told["input"])
-        if not classes:
+        classes, wanted = tuple(told["classes"]), _model_input(told["input"])
+        if not classes or not all(isinstance(label, str) for label in classes):
             raise ValueError("no classes")
     except (KeyError, TypeError, ValueError):
         raise UnsafeFile(
@@ -125,13 +125,15 @@ def ranked(probabilities: Array, classes: tuple[str, ...], most: int) -> list[li
 
 def _model_input(told: Mapping[str, Any]) -> ModelInput:
     """What the manifest says about the input. Raises KeyError, TypeError or ValueError where it makes no sense."""
-    height, width, channels = (int(size) for size in told["shape"])
-    border = round(told.get("border", 0))
-    if not (0 < height * width <= LARGEST_PICTURE and min(height, width) > 0 and channels in (1, 3)):
+    height, width, channels = told["shape"]
+    border, background = told.get("border", 0), told.get("background", "mixed")
+    if not all(isinstance(size, int) and size > 0 for size in (height, width, channels)):
+        raise ValueError("no sizes")
+    if height * width > LARGEST_PICTURE or max(height, width) > LONGEST_SIDE or channels not in (1, 3):
         raise ValueError("no shape of an image")
-    if not 0 <= border <= 255:
-        raise ValueError("no grey level")
-    return ModelInput(height, width, channels, border, background=told.get("background", "mixed"))
+    if not 0 <= border <= 255 or background not in ("dark", "light", "mixed"):
+        raise ValueError("no grey level, or no background")
+    return ModelInput(height, width, channels, round(border), background)
 
 
 def _checked(images: Array, wanted: ModelInput) -> Array:

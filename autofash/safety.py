@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from autofash.errors import UnsafeFile
+from autofash.archives import open_zip
+from autofash.errors import UnsafeFile, brief, cut
 
 LARGEST_FILE = 2**30  # bytes that the archive's members may declare together
 LARGEST_CONFIG = 16 * 2**20  # bytes of config.json; a network of a thousand layers has one
+MOST_PARTS = (
+    500_000  # entries of config.json, each a hundred bytes or two of memory; a network of a thousand layers has 60,000
+)
 DEEPEST_CONFIG = 100  # brackets within brackets; flip averaging over a residual network has 14
 MOST_OBJECTS = 100_000  # groups and datasets in the weights
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
@@ -77,20 +82,23 @@ def check_keras_file(path: Path) -> None:
 
     Not covered: layers of which each is within bounds and whose product exceeds the memory, and faults of HDF5 itself.
     """
-    if path.suffix != ".keras" or path.is_dir():
+    if path.suffix != ".keras" or (os.path.exists(path) and not os.path.isfile(path)):
         _refuse(path, "is not a .keras file, the one kind of model file that can be looked into before it is loaded")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as stream, open_zip(stream, str(path), LARGEST_FILE) as archive:
             _check_members(path, archive.infolist())
             config, weights = archive.read(CONFIG), archive.read(WEIGHTS)
+    except UnsafeFile:
+        raise
     except OSError as error:
         _refuse(path, f"cannot be read: {error.strerror or error}")
-    except (zipfile.BadZipFile, ValueError, EOFError, RuntimeError, NotImplementedError):
+    except Exception:  # zipfile has a dozen words for a broken archive
         _refuse(path, "is not a whole .keras archive")
     wanted = _check_config(path, config)
     held = _check_weights(path, weights)
     if wanted > held:
-        _refuse(path, f"a layer asks for {wanted:,} units, and the weights are {held:,} numbers", "E-TOO-LARGE")
+        asked = cut(f"{wanted:,}", 30)
+        _refuse(path, f"a layer asks for {asked} units, and the weights are {held:,} numbers", "E-TOO-LARGE")
 
 
 def _refuse(path: Path, fact: str, code: str = "E-UNSAFE-MODEL") -> NoReturn:
@@ -98,12 +106,9 @@ def _refuse(path: Path, fact: str, code: str = "E-UNSAFE-MODEL") -> NoReturn:
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    declared = sum(member.file_size for member in members)
-    if declared > LARGEST_FILE:
-        _refuse(path, f"unpacks to {declared:,} bytes, more than {LARGEST_FILE:,}", "E-TOO-LARGE")
     names = [member.filename for member in members]
     if sorted(names) != sorted(MEMBERS):
-        _refuse(path, f"holds {', '.join(names[:5]) or 'nothing'}, want {', '.join(sorted(MEMBERS))}")
+        _refuse(path, f"holds {cut(', '.join(names[:5]), 200) or 'nothing'}, want {', '.join(sorted(MEMBERS))}")
     for member in members:
         # Keras compresses nothing, so what is declared is what lies on the disk, and no member can be a bomb.
         if member.compress_type != zipfile.ZIP_STORED:
@@ -114,6 +119,8 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
 
 def _check_config(path: Path, content: bytes) -> int:
     """The most units that a layer asks for, once every object of the config is one that may be made."""
+    if sum(map(content.count, (b"{", b"[", b","))) > MOST_PARTS:
+        _refuse(path, f"{CONFIG} has more than {MOST_PARTS:,} entries", "E-TOO-LARGE")
     try:
         config = json.loads(content)  # with Keras's own reader, so that both see the same
     except RecursionError:
@@ -123,15 +130,15 @@ def _check_config(path: Path, content: bytes) -> int:
     if not isinstance(config, dict) or "class_name" not in config:
         _refuse(path, f"{CONFIG} describes no model")
     wanted = 0
-    for found, layer, depth in _parts(config):
-        if depth > DEEPEST_CONFIG:
-            _refuse(path, f"{CONFIG} is nested too deeply")
+    if any(depth > DEEPEST_CONFIG for _, _, depth in _parts(config)):  # first: Python compares and prints by recursion
+        _refuse(path, f"{CONFIG} is nested too deeply")
+    for found, layer, _ in _parts(config):
         if not isinstance(found, dict):
             continue
         if NAMING & set(found) and not _allowed(found):
             named = f"{found.get('module')}.{found.get('class_name')}"
             alias = found.get("registered_name")
-            known_as = f" (registered as {str(alias)[:60]!r})" if alias not in (None, found.get("class_name")) else ""
+            known_as = f" (registered as {brief(alias)})" if alias not in (None, found.get("class_name")) else ""
             _refuse(
                 path, f"layer {layer[:60]!r} brings {named[:120]}{known_as}, which is not one of Keras's own layers"
             )
@@ -150,7 +157,8 @@ def _parts(config: dict[str, Any]) -> Iterator[tuple[object, str, int]]:
             layer = name if isinstance(name, str) and "class_name" in found else layer
         if isinstance(found, dict | list):
             yield found, layer, depth
-            left += [(value, layer, depth + 1) for value in (found.values() if isinstance(found, dict) else found)]
+            values = found.values() if isinstance(found, dict) else found
+            left += [(value, layer, depth + 1) for value in values if isinstance(value, dict | list)]
 
 
 def _allowed(table: dict[str, Any]) -> bool:

@@ -17,10 +17,12 @@ from autofash.checkpoint import Checkpoint
 from autofash.data.augment import Augmentation
 from autofash.data.batches import Batches
 from autofash.errors import InfeasibleConfig
+from autofash.models.fused import fuse_normalization
 from autofash.records import Action, Config, EpochReport, ModelBuilt, Report, TrialSpec
 
 Array = np.ndarray
-EARLY_SHARE = 4  # an early look takes in every fourth validation image
+EARLY_SHARE = 4  # an early look takes in every fourth validation image: a look may not cost more than the rung
+SETTLING_BATCHES = 8  # whose statistics batch normalization predicts with at an early look
 PREDICT_BATCH = 1000  # large batches predict 1.3 times faster than batches of 128 here, and hold 60 MB at 28 × 28
 
 
@@ -131,6 +133,8 @@ def fit(
         augmentation=Augmentation.of(spec.config),
         seed=spec.seed,
     )
+    fuse_normalization(model)
+    _make_variables(model, classes)
     last = epochs * batches.per_epoch
     enough = float(spec.config.get("stop_at_train_accuracy", math.inf))
     done = checkpoint.restore(model) if checkpoint else 0
@@ -140,7 +144,12 @@ def fit(
             continue
         train = _train(model, batches, done, step)
         done = step
-        seen = train if watched is None else _look(model, watched, part=epoch == 0)
+        if watched is None:
+            seen = train
+        elif epoch == 0:
+            seen = _early_look(model, watched, batches, step)
+        else:
+            seen = scores(probabilities(model, watched[0]), watched[1])
         verdict = report(
             EpochReport(
                 trial=spec.trial,
@@ -219,6 +228,17 @@ def device_touched() -> bool:
     return bool(torch.cuda.is_initialized())
 
 
+def _make_variables(model: keras.Model, classes: int) -> None:
+    """Make the optimizer's variables and the metrics' before the first step.
+
+    Keras makes them while TensorFlow traces that step, and TensorFlow then traces it again: a second for a small network.
+    """
+    model.optimizer.build(model.trainable_variables)
+    nothing = np.zeros((1, classes), dtype=np.float32)
+    model.compute_metrics(None, nothing, nothing)
+    model.reset_metrics()
+
+
 def _looks(early: int, batches: Batches, epochs: int) -> list[tuple[int, int]]:
     """Epoch and step of every report: the early look as epoch 0, then each epoch's end."""
     ends = [(epoch, epoch * batches.per_epoch) for epoch in range(1, epochs + 1)]
@@ -236,10 +256,32 @@ def _train(model: keras.Model, batches: Batches, begin: int, end: int) -> dict[s
     return {"accuracy": accuracy, "macro_f1": accuracy, "loss": loss}
 
 
-def _look(model: keras.Model, watched: tuple[Array, Array], *, part: bool) -> dict[str, float]:
-    """How good the model is on the validation images, or on every fourth of them: a look may not cost more than the rung."""
-    images, labels = (array[:: EARLY_SHARE if part else 1] for array in watched)
-    return scores(probabilities(model, images), labels)
+def _early_look(model: keras.Model, watched: tuple[Array, Array], batches: Batches, step: int) -> dict[str, float]:
+    """How good the model is on every fourth validation image; nothing of its training is changed."""
+    kept = [(variable, np.array(variable)) for variable in model.non_trainable_variables]
+    _settle_normalization(model, batches, step)
+    images, labels = (array[::EARLY_SHARE] for array in watched)
+    seen = scores(probabilities(model, images), labels)
+    for variable, value in kept:
+        variable.assign(value)
+    return seen
+
+
+def _settle_normalization(model: keras.Model, batches: Batches, step: int) -> None:
+    """Take the averages of batch normalization anew, over the last batches before a step, with the weights as they are.
+
+    The running averages lag behind weights that change fast: after 32 steps a model that had been right on 69 % of its
+    training images was right on 60 % of the others, while models without normalization were far better than on theirs.
+    Source: Wu & Johnson 2021, arXiv:2105.07576, section 3.
+    """
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in layers]
+    for number in range(min(SETTLING_BATCHES, step) if layers else 0):
+        for layer in layers:
+            layer.momentum = number / (number + 1)  # so that each batch counts alike
+        model(batches.batch(step - 1 - number)[0], training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
 
 
 class _NonFinite(keras.callbacks.Callback):

@@ -33,7 +33,7 @@ from autofash import data, hardware, search  # noqa: E402
 from autofash.executors import ProcessExecutor  # noqa: E402
 from autofash.records import Outcome, Report, TrialSpec  # noqa: E402
 from autofash.request import VALIDATION  # noqa: E402
-from autofash.study.rungs import EARLY, LEADERS, Rungs  # noqa: E402
+from autofash.study.rungs import EARLY, LEADERS, REDUCTION, Rungs  # noqa: E402
 
 CURVES = Path(__file__).parent / "curves.json"
 ORDERS, TRIALS, WORKERS, EPOCHS = 60, 50, 2, 6
@@ -68,7 +68,7 @@ def record() -> None:
 
 def looked_at(configs: list[dict]) -> list[Curve]:
     """What each config has at each early look, two at a time."""
-    folder = data.prepare("fashion_mnist", data.locate("fashion_mnist"), seed=0, validation=VALIDATION).folder
+    folder = data.prepare("fashion_mnist", data.choose("fashion_mnist", None)[1], seed=0, validation=VALIDATION).folder
     executor, left, found = ProcessExecutor(), list(enumerate(configs)), {}
 
     def submit() -> None:
@@ -111,7 +111,7 @@ def look_early(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
         step = -(-images // batches.size)
         training._train(model, batches, done, step)
         done = step
-        seen = training._look(model, (found.validation_images, found.validation_labels), part=True)
+        seen = training._early_look(model, (found.validation_images, found.validation_labels), batches, step)
         looks[str(images)] = round(seen["accuracy"], 5)
     return {"looks": looks, "work": training.work_of(model)}
 
@@ -138,6 +138,14 @@ class Growing(Rungs):
 
     def next(self, paused: Mapping[int, Any]) -> int | None:
         return super().next({n: found for n, found in paused.items() if self.at.index(found.rung) < self._opened})
+
+
+class Waiting(Rungs):
+    """ASHA as it was published: at every rung, not at the lowest two alone, the first wait until there are enough."""
+
+    def _best(self, rung: int) -> set[int]:
+        values = self._values[rung]
+        return set(sorted(values, key=lambda number: (-values[number], number))[: len(values) // self._reduction])
 
 
 class Gaining:
@@ -242,7 +250,9 @@ def stopping(make: Callable[[], BasePruner]) -> Callable[[list[Curve]], Run]:
     return replay
 
 
-def pausing(early: int, reduction: int = 3, kind: type[Rungs] | type[Gaining] = Rungs) -> Callable[[list[Curve]], Run]:
+def pausing(
+    early: int, reduction: int = REDUCTION, kind: type[Rungs] | type[Gaining] = Rungs
+) -> Callable[[list[Curve]], Run]:
     """Rungs of our own, which pause trials and continue them. early: images before the early look, 0 for none."""
 
     def replay(curves: list[Curve]) -> Run:
@@ -314,13 +324,14 @@ CONTESTANTS = {
     "median, from epoch 1": stopping(lambda: MedianPruner(n_startup_trials=5, n_warmup_steps=0)),
     "hyperband": stopping(lambda: HyperbandPruner(min_resource=1, max_resource=EPOCHS, reduction_factor=3)),
     "asha that stops, rungs 1 and 3": stopping(lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)),
-    "asha that pauses, rungs 1 and 3": pausing(0),
+    "asha that pauses, rungs 1 and 4": pausing(0),
     **{f"asha that pauses, early look at {images:,}": pausing(images) for images in LOOKS},
-    "the same at 8,192, a half goes on": pausing(8192, 2),
-    "the same at 8,192, a quarter": pausing(8192, 4),
-    "PASHA-like, early look at 8,192": pausing(8192, 3, Growing),
-    "freeze-thaw-like, from epoch 1": pausing(0, 3, Gaining),
-    "freeze-thaw-like, early look at 8,192": pausing(8192, 3, Gaining),
+    "the same at 4,096, a half goes on": pausing(4096, 2),
+    "the same at 4,096, a third": pausing(4096, 3),
+    "the same at 4,096, every rung waits": pausing(4096, REDUCTION, Waiting),
+    "PASHA-like, early look at 4,096": pausing(4096, REDUCTION, Growing),
+    "freeze-thaw-like, from epoch 1": pausing(0, REDUCTION, Gaining),
+    "freeze-thaw-like, early look at 4,096": pausing(4096, REDUCTION, Gaining),
 }
 
 

@@ -90,7 +90,7 @@ def finished(number: int, rng: random.Random) -> FrozenTrial:
     complete = rng.random() < 1 / 3
     told = curve(number, rng)[: EPOCHS + 1 if complete else rng.randint(2, 4)]
     last, work = told[-1], float(rng.randint(10**5, 10**7))
-    why = "" if complete else f"epoch {last.epoch}: {last.objective:.4f} is below the rung's best third, 0.9012"
+    why = "" if complete else f"epoch {last.epoch}: {last.objective:.4f} is below the rung's best quarter, 0.9012"
     pause = {"rung": last.epoch, "why": why, "seconds": last.seconds, "work": work, "runs": False}
     joint = {name: value for name, value in drawn.params.items() if not SPACE.params[name].when}
     made = create_trial(

@@ -151,7 +151,7 @@ def spread(values: list[float], digits: int = 0) -> str:
 
 def main() -> None:
     """Measure, print, and write the section."""
-    folder = data.prepare("fashion_mnist", data.locate("fashion_mnist"), seed=0, validation=VALIDATION).folder
+    folder = data.prepare("fashion_mnist", data.choose("fashion_mnist", None)[1], seed=0, validation=VALIDATION).folder
     lines = [
         f"{hardware.machine()}; {hardware.plan().why}; Keras {version('keras')}, TensorFlow {version('tensorflow')};",
         f"{date.today()}; `python benchmarks/throughput.py`; median (lowest to highest) of {ROUNDS} interleaved rounds.",

@@ -136,6 +136,14 @@ def raise_an_error(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     raise ValueError("the fake is out of order")
 
 
+def fill_the_disk(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Find the disk full after the first epoch, but for trial 0."""
+    if spec.trial:
+        report(report_of(spec, 1, 0.5))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return learn(spec, report)
+
+
 def be_infeasible(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     """Refuse every second config as one that no model can be built from."""
     if spec.trial % 2:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from autofash import loop
-from autofash.errors import AutofashError, Interrupted, NoTrial, StudyBusy, UsageError
+from autofash.errors import AutofashError, Interrupted, NoTrial, ResourceError, StudyBusy, UsageError
 from autofash.loop import (
     SearchBegan,
     SearchEnded,
@@ -150,7 +150,7 @@ def test_the_target_ends_the_search() -> None:
 def test_pruned_trials_say_why_and_count_as_finished() -> None:
     study, _ = search(trials=15, epochs=6, pruner="asha")
     pruned = [trial for trial in study.trials() if trial.state is State.PRUNED]
-    reason = r"epoch [13]: 0\.\d{4}(, among the first there| is below the rung's best third, 0\.\d{4})"
+    reason = r"epoch [14]: 0\.\d{4}(, among the first there| is below the rung's best quarter, 0\.\d{4})"
     assert pruned and all(re.fullmatch(reason, trial.why) for trial in pruned)
     assert all(len(trial.curve) in (1, 3) for trial in pruned)
 
@@ -202,6 +202,17 @@ def test_infeasible_configs_fail_and_the_search_goes_on() -> None:
     failed = [trial for trial in study.trials() if trial.state is State.FAILED]
     assert sum(trial.finished for trial in study.trials()) == 5
     assert failed and all("a pooling too many" in trial.why for trial in failed)
+
+
+def test_a_trial_that_finds_the_disk_full_is_queued_again_and_the_search_ends() -> None:
+    with pytest.raises(ResourceError, match=r"studies/digits-mlp: the disk is full\. Try: the same command") as caught:
+        search("fill_the_disk", trials=20, pruner="none", workers=1)
+    assert (caught.value.code, caught.value.exit_code) == ("E-DISK-FULL", 6)
+    first, second, retry = load_study().trials()
+    assert (first.state, second.state, retry.state) == (State.COMPLETE, State.FAILED, State.WAITING)
+    assert "No space left" in second.why and (retry.config, retry.seed) == (second.config, second.seed)
+    study, _ = search(trials=20, pruner="none")
+    assert sum(trial.finished for trial in study.trials()) == 20
 
 
 def test_values_that_are_not_finite_fail_their_trials_and_are_never_best() -> None:

@@ -70,12 +70,27 @@ def test_a_trial_learns_real_digits_and_reports_each_epoch() -> None:
     assert reports[-1].images == 8 * 37 * 32 and reports[-1].seconds > reports[0].seconds > 0
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow traces a step in Python")
+def test_a_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced, step = [], keras.Model.train_step
+
+    def counted(model: keras.Model, data: Any) -> Any:
+        traced.append(model)
+        return step(model, data)
+
+    monkeypatch.setattr(keras.Model, "train_step", counted)
+    run(spec(epochs=2))
+    assert len(traced) == 1
+
+
 def test_a_stop_ends_the_training_after_that_epoch() -> None:
     assert len(run(spec(epochs=9), stop_after=2)) == 2
 
 
-def test_an_early_look_comes_within_the_first_epoch_and_changes_nothing_of_the_training() -> None:
-    plain, looked = trained(spec(epochs=2, dropout=0.2)), trained(replace(spec(epochs=2, dropout=0.2), early=500))
+@pytest.mark.parametrize("family", ["mlp", "cnn"])
+def test_an_early_look_comes_within_the_first_epoch_and_changes_nothing_of_the_training(family: str) -> None:
+    given = spec(epochs=2, **{"family": family, "width": 8, "dropout": 0.2, "normalization": "batch"})
+    plain, looked = trained(given), trained(replace(given, early=500))
     assert [report.epoch for report in looked[1]] == [0, 1, 2]
     assert looked[1][0].images == 16 * 32, "500 images, in whole batches"
     assert [r.loss for r in looked[1][1:]] == [r.loss for r in plain[1]]

@@ -101,31 +101,38 @@ def checked(images: Array, labels: Array, classes: tuple[str, ...], *, where: st
     """The images as every room expects them, or DataError with all that is wrong with them.
 
     images: uint8 (n, height, width) or (n, height, width, channels). labels: whole numbers (n,) or (n, 1).
+    Its code is E-LABEL-RANGE or E-CLASS-EMPTY where nothing is wrong with the images.
     """
-    labels = labels.reshape(-1).astype(np.int64)
     images = images[..., None] if images.ndim == 3 else images
-    problems = []
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+    problems, code = [], None
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not all(images.shape[1:]):
         problems.append(
             Problem(f"images are {images.dtype} {images.shape}, want uint8 (n, height, width, 1 or 3)", "", where)
         )
+    if labels.dtype.kind not in "iu":
+        problems.append(Problem(f"labels are {labels.dtype}, want whole numbers", "labels.astype('int64')", where))
+        raise DataError(problems)
+    labels = labels.reshape(-1)
     if len(images) != len(labels):
         problems.append(
             Problem(f"{len(images):,} images but {len(labels):,} labels", "the files of one data set", where)
         )
     outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if outside.size:
-        problems.append(
-            Problem(f"row {outside[0]}: label {labels[outside[0]]}, want 0 to {len(classes) - 1}", "", where)
-        )
+        more = f", the first of {outside.size:,}" if outside.size > 1 else ""
+        fact = f"row {outside[0]}: label {labels[outside[0]]}, want 0 to {len(classes) - 1}{more}"
+        code = None if problems else "E-LABEL-RANGE"
+        problems.append(Problem(fact, "labels from 0, in the order of the classes", where))
     else:
+        labels = labels.astype(np.int64)
         empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
         if empty.size:
+            code = None if problems else "E-CLASS-EMPTY"
             problems.append(
                 Problem(f"no image of {', '.join(classes[i] for i in empty)}", "leave the class out", where)
             )
     if problems:
-        raise DataError(problems)
+        raise DataError(problems, code=code)
     return Images(np.ascontiguousarray(images), labels, classes)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +14,26 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from autofash.errors import AutofashError, DataCorrupt, DataError, DataMissing, Problem, UnsafeFile, UsageError, unknown
+from autofash.archives import open_zip, too_large
+from autofash.data.formats import opened, pickled, read_npy_header, unreadable
+from autofash.errors import (
+    AutofashError,
+    DataCorrupt,
+    DataError,
+    DataMissing,
+    Problem,
+    UnsafeFile,
+    UsageError,
+    cut,
+    unknown,
+)
 
 Array = np.ndarray
 FORMATS = ("PNG", "JPEG", "BMP")  # what is looked at; the rest of what Pillow can open is attack surface
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")  # of the pictures in a folder
 LARGEST_PICTURE = 25_000_000  # pixels
+LONGEST_SIDE = 2**20  # pixels; to shrink one of 25 million takes Pillow a gigabyte of coefficients
+BAND = 2**20  # pixels that are changed at once: of 25 megapixels two versions are then in memory, 200 MB, and not five
 LARGEST_FILE = 2**28  # bytes; a PNG of 25 megapixels, four channels of 16 bits, uncompressed, has 200 MB
 LARGEST_CALL = 2**30  # bytes: of what an .npz unpacks to, and of all images of a call as the model wants them
 NAMES = ("images", "x_test", "x")  # of the array in an .npz, where it holds several
@@ -118,7 +130,7 @@ def _files(given: Iterable[str | Path], bad: list[AutofashError]) -> Iterator[Pa
 
 def _below(folder: Path, bad: list[AutofashError]) -> Iterator[Path]:
     def note(error: OSError) -> None:
-        bad.append(_unreadable(Path(error.filename), error))
+        bad.append(unreadable(Path(error.filename), error))
 
     for place, folders, files in os.walk(folder, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -129,29 +141,14 @@ def _below(folder: Path, bad: list[AutofashError]) -> Iterator[Path]:
 
 
 def _stream(path: Path) -> IO[bytes]:
-    """The file, opened; only if it is one, since a pipe or a device might never end."""
-    try:
-        told = path.stat()
-        if not stat.S_ISREG(told.st_mode):
-            raise DataError("is no file", "a file", where=str(path), code="E-DATA-UNREADABLE")
-        most = LARGEST_CALL if path.suffix.lower() == ".npz" else LARGEST_FILE
-        if told.st_size > most:
-            raise _too_large(path, f"has {told.st_size:,} bytes, more than {most:,}")
-        return path.open("rb")
-    except FileNotFoundError:
-        raise DataMissing("there is no such file", "another name", where=str(path)) from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a null byte in it
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError | ValueError) -> DataError:
-    reason = getattr(error, "strerror", None) or error
-    fix = f"chmod +r {path}" if isinstance(error, PermissionError) else "another name"
-    return DataError(f"cannot be read: {reason}", fix, where=str(path), code="E-DATA-UNREADABLE")
-
-
-def _too_large(path: Path, fact: str) -> UnsafeFile:
-    return UnsafeFile(fact, "a smaller one", where=str(path), code="E-TOO-LARGE")
+    """The file, opened to read, if it is one of a size that pictures have."""
+    stream = opened(path)
+    size = os.fstat(stream.fileno()).st_size
+    most = LARGEST_CALL if path.suffix.lower() == ".npz" else LARGEST_FILE
+    if size > most:
+        stream.close()
+        raise too_large(str(path), f"has {size:,} bytes, more than {most:,}")
+    return stream
 
 
 def _together(bad: Sequence[AutofashError], files: int, skip_bad: bool) -> AutofashError:
@@ -184,7 +181,7 @@ def _read_picture(path: Path) -> tuple[Image.Image, bool]:
         warnings.simplefilter("error")
         try:
             picture = Image.open(stream, formats=FORMATS)
-            if math.prod(picture.size) <= LARGEST_PICTURE:
+            if math.prod(picture.size) <= LARGEST_PICTURE and max(picture.size) <= LONGEST_SIDE:
                 turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
                 ImageOps.exif_transpose(picture, in_place=True)  # and decoded: a copy more would be 100 MB more
                 return picture, turned
@@ -195,11 +192,11 @@ def _read_picture(path: Path) -> tuple[Image.Image, bool]:
             raise DataCorrupt("is no PNG, JPEG or BMP picture", "save it as PNG", where=str(path)) from None
         except Exception as error:  # of a broken file Pillow may raise almost anything
             raise _corrupt(path, error) from None
-    raise _too_large(path, f"has {size}; 25 megapixels are the most")
+    raise too_large(str(path), f"has {size}; 25 megapixels are the most")
 
 
 def _corrupt(path: Path, error: Exception) -> DataCorrupt:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    reason = cut((str(error) or type(error).__name__).splitlines()[0], 200)
     return DataCorrupt(f"is damaged: {reason}", "save it anew", where=str(path))
 
 
@@ -207,21 +204,18 @@ def _read_npz(path: Path) -> Array:
     """The images of an .npz file, uint8 (n, height, width) or (n, height, width, 3); sizes are added up before it is read."""
     with _stream(path) as stream:
         if stream.read(1) == b"\x80":
-            raise _pickled(path)
+            raise pickled(path)
         try:
-            with zipfile.ZipFile(stream) as archive:
+            with open_zip(stream, str(path), LARGEST_CALL) as archive:
                 entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-                size = sum(entry.file_size for entry in entries.values())
-                if size > LARGEST_CALL:
-                    raise _too_large(path, f"unpacks to {size:,} bytes, more than {LARGEST_CALL:,}")
                 name = next((name for name in NAMES if name in entries), None)
                 if name is None and len(entries) == 1:
                     [name] = entries
                 if name is None:
-                    held = ", ".join(sorted(entries)) or "nothing"
+                    held = cut(", ".join(sorted(entries)), 200) or "nothing"
                     raise DataError(f"holds {held}, and no array `images`", "np.savez(file, images=…)", where=str(path))
                 with archive.open(entries[name]) as array:
-                    return _read_npy(path, name, array, entries[name].file_size)
+                    return _read_npy(path, cut(name), array, entries[name].file_size)
         except AutofashError:
             raise
         except Exception as error:  # zipfile, zlib and NumPy's header parser have a dozen words for a broken file
@@ -230,31 +224,22 @@ def _read_npz(path: Path) -> Array:
 
 def _read_npy(path: Path, name: str, stream: IO[bytes], size: int) -> Array:
     """The array of an .npy stream of this many bytes; its header is read before memory is taken, and nothing is unpickled."""
-    major, _ = np.lib.format.read_magic(stream)
-    reader = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, by_column, dtype = reader(stream)
-    if dtype.hasobject:
-        raise _pickled(path)
+    shape, by_column, dtype = read_npy_header(path, stream)
     good = dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))) and min(shape) > 0
     if not good:
         fix = f"np.savez(file, {name}=images.astype('uint8'))"
         if dtype.kind == "f":
             fix = f"np.savez(file, {name}=(images * 255).round().astype('uint8')), if they reach from 0 to 1"
         want = "uint8 (n, height, width) or (n, height, width, 1 or 3)"
-        raise DataError(f"`{name}` is {dtype} {shape}, want {want}", fix, where=str(path))
-    if math.prod(shape[1:3]) > LARGEST_PICTURE:
-        raise _too_large(path, f"has images of {shape[2]:,} × {shape[1]:,} pixels; 25 megapixels are the most")
+        raise DataError(f"`{name}` is {cut(f'{dtype} {shape}')}, want {want}", fix, where=str(path))
+    if math.prod(shape[1:3]) > LARGEST_PICTURE or max(shape[1:3]) > LONGEST_SIDE:
+        raise too_large(str(path), f"has images of {shape[2]:,} × {shape[1]:,} pixels; 25 megapixels are the most")
     if math.prod(shape) > size:
         raise DataCorrupt(
-            f"is damaged: `{name}` claims {shape}, and has {size:,} bytes", "save it anew", where=str(path)
+            f"is damaged: `{name}` claims {cut(str(shape))}, and has {size:,} bytes", "save it anew", where=str(path)
         )
     images = np.frombuffer(stream.read(math.prod(shape)), np.uint8).reshape(shape, order="F" if by_column else "C")
     return np.ascontiguousarray(images[..., 0] if shape[3:] == (1,) else images)
-
-
-def _pickled(path: Path) -> UnsafeFile:
-    fix = "np.savez(file, images=…) with an array of uint8"
-    return UnsafeFile("holds a pickle, which could run code", fix, where=str(path), code="E-UNSAFE-NPZ")
 
 
 # -- making of them what the model wants ---------------------------------------------------------------------------------------
@@ -266,16 +251,14 @@ def _fitted(picture: Image.Image, wanted: ModelInput, invert: str) -> tuple[Arra
     mode = "L" if wanted.channels == 1 else "RGB"
     recoloured = Image.getmodebase(picture.mode) != mode
     if picture.mode.startswith("I"):
-        picture = _eight_bits(picture)
         changes.add("scaled")
-    if picture.has_transparency_data:
-        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-        if picture.getchannel("A").getextrema() != (255, 255):
-            paper = Image.new("RGBA", picture.size, (_paper(picture, wanted, invert),) * 3 + (255,))
-            picture = Image.alpha_composite(paper, picture)
-            changes.add("laid")
-    picture = picture.convert(mode)
-    border = _border(np.asarray(picture))
+    clear = picture.has_transparency_data and any(
+        band.getchannel("A").getextrema() != (255, 255) for _, band in _bands(picture)
+    )
+    if clear:
+        changes.add("laid")
+    picture = _flat(picture, mode, _paper(picture, wanted, invert) if clear else None)
+    border = _border(picture)
     if invert == "yes" or (invert == "auto" and _contrary(border, wanted)):
         changes.add("inverted")
 
@@ -297,6 +280,27 @@ def _fitted(picture: Image.Image, wanted: ModelInput, invert: str) -> tuple[Arra
     return 255 - image if "inverted" in changes else image, changes
 
 
+def _bands(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The picture in bands, from top to bottom: first row, and its pixels with 8 bits a channel, RGBA where any may be clear."""
+    rows = max(1, BAND // picture.width)
+    for top in range(0, picture.height, rows):
+        band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        band = _eight_bits(band) if band.mode.startswith("I") else band
+        yield top, band.convert("RGBA") if band.has_transparency_data and band.mode != "RGBA" else band
+
+
+def _flat(picture: Image.Image, mode: str, paper: int | None) -> Image.Image:
+    """The picture in this mode, laid on paper of this grey level; None: nothing of it is clear."""
+    if picture.mode == mode and paper is None:
+        return picture
+    flat = Image.new(mode, picture.size)
+    for top, band in _bands(picture):
+        if paper is not None:
+            band = Image.alpha_composite(Image.new("RGBA", band.size, (paper,) * 3 + (255,)), band)
+        flat.paste(band.convert(mode), (0, top))
+    return flat
+
+
 def _eight_bits(picture: Image.Image) -> Image.Image:
     """A grey picture of 16 bits as one of 8, white to white; Pillow's own way would cut off, not scale."""
     levels = np.asarray(picture).astype(np.int64)
@@ -306,10 +310,12 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return made
 
 
-def _border(pixels: Array) -> Array:
-    """The outermost pixels (n, channels) of an image (height, width[, channels])."""
-    image = pixels.reshape(*pixels.shape[:2], -1)
-    return np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
+def _border(picture: Image.Image) -> Array:
+    """The outermost pixels (n, channels) of a picture."""
+    width, height = picture.size
+    edges = [(0, 0, width, 1), (0, height - 1, width, height), (0, 1, 1, height - 1), (width - 1, 1, width, height - 1)]
+    cropped = [np.asarray(picture.crop(edge)) for edge in edges if edge[3] > edge[1]]
+    return np.concatenate([pixels.reshape(-1, len(picture.getbands())) for pixels in cropped])
 
 
 def _contrary(border: Array, wanted: ModelInput) -> bool:
@@ -324,7 +330,7 @@ def _contrary(border: Array, wanted: ModelInput) -> bool:
     return bool((wanted.background == "dark" and level >= LIGHT) or (wanted.background == "light" and level <= DARK))
 
 
-def _paper(layer: Image.Image, wanted: ModelInput, invert: str) -> int:
+def _paper(picture: Image.Image, wanted: ModelInput, invert: str) -> int:
     """The grey level to lay a transparent picture on, so that the model's own background lies behind it once all is done.
 
     Where the model knows one polarity, what can be seen decides: black on transparent is laid on white, and then inverted.
@@ -333,8 +339,10 @@ def _paper(layer: Image.Image, wanted: ModelInput, invert: str) -> int:
         return 255 - wanted.border if invert == "yes" else wanted.border
     if wanted.background == "mixed":
         return wanted.border
-    seen = layer.getchannel("A").point([255 * (alpha >= 128) for alpha in range(256)])
-    counts = np.array(layer.convert("L").histogram(seen))
+    counts = np.zeros(256)
+    for _, band in _bands(picture):
+        seen = band.getchannel("A").point([255 * (alpha >= 128) for alpha in range(256)])
+        counts += band.convert("L").histogram(seen)
     level = float(counts @ np.arange(256) / max(1, counts.sum()))
     return max(wanted.border, 255 - wanted.border, key=lambda paper: abs(paper - level))
 

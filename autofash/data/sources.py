@@ -17,7 +17,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from autofash.data.formats import read_cifar, read_idx, read_npz
+from autofash.data.formats import opened, read_cifar, read_idx, read_npz, unreadable
 from autofash.errors import DataCorrupt, DataError, DataMissing, UsageError, unknown
 
 Array = np.ndarray
@@ -171,10 +171,10 @@ def locate(dataset: str, data_dir: Path | None, progress: Progress | None = None
     if not wanted.files:
         return Path()
     for folder in _folders(wanted, data_dir):
-        present = [name for name in wanted.files if os.path.exists(folder / name)]
+        # A link that leads nowhere is there too: the data set was put here, and what is wrong with it is to be said.
+        present = [name for name in wanted.files if os.path.lexists(folder / name)]
         if len(present) == len(wanted.files):
-            for name, digest in wanted.files.items():
-                _verify(folder / name, digest)
+            _verify_all(folder, wanted)
             return folder
     return _fetch(dataset, wanted, progress)
 
@@ -188,18 +188,37 @@ def _folders(wanted: Source, data_dir: Path | None) -> list[Path]:
     chosen = data_dir or (Path(found) if (found := os.environ.get("AUTOFASH_DATA_DIR")) else None)
     if data_dir is not None and not os.path.isdir(data_dir):
         raise UsageError(f"--data-dir {data_dir} is no folder", "a folder that holds the files")
+    try:
+        os.stat(f"{chosen}/." if chosen else ".")  # a closed folder looks like one without the files
+    except PermissionError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror}", f"chmod u+rx {chosen}", where=str(chosen), code="E-DATA-UNREADABLE"
+        ) from None
+    except OSError:
+        pass  # there is no such folder, and so nothing in it
     own = [chosen / wanted.folder, chosen] if chosen else []
     return list(dict.fromkeys([*own, keras_cache() / wanted.folder]))
 
 
+def _verify_all(folder: Path, wanted: Source) -> None:
+    """Raise the gravest error with every file that is not the published one."""
+    bad: list[DataError] = []
+    for name, digest in wanted.files.items():
+        try:
+            _verify(folder / name, digest)
+        except DataError as error:
+            bad.append(error)
+    if bad:
+        gravest = next((error for error in bad if isinstance(error, DataCorrupt)), bad[0])
+        raise type(gravest)([problem for error in bad for problem in error.problems], code=gravest.code)
+
+
 def _verify(path: Path, digest: str) -> None:
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror}", f"chmod +r {path}", where=str(path), code="E-DATA-UNREADABLE"
-        ) from None
+    except OSError as error:  # such as a disk that fails in the midst of it
+        raise unreadable(path, error) from None
     if found != digest:
         size = path.stat().st_size
         raise DataCorrupt(
@@ -224,8 +243,7 @@ def _fetch(dataset: str, wanted: Source, progress: Progress | None) -> Path:
             f"put {', '.join(wanted.files)} into {folder}, or name their folder with --data-dir or AUTOFASH_DATA_DIR, "
             "or --dataset digits",
         ) from None
-    for name, digest in wanted.files.items():
-        _verify(folder / name, digest)
+    _verify_all(folder, wanted)
     return folder
 
 

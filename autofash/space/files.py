@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import re
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from autofash.errors import Problem, SpaceError, unknown
+from autofash.errors import MOST_PROBLEMS, Problem, SpaceError, brief, cut, first, unknown
 from autofash.records import Value
 from autofash.space.params import ChoiceParam, Param
 from autofash.space.space import NamedConfig, Space
 
 LARGEST_FILE = 2**20  # bytes; a space of a thousand parameters is a tenth of it
 PARAM_KEYS = ("type", "low", "high", "step", "log", "values", "when")
+DEEPEST = 8  # tables within tables; [params.NAME] when has three
+LONGEST = 200  # characters of a name or a number outside quotes
+# Texts and comments, where TOML's marks are none. Each takes all that it can, so that none is looked at twice.
+QUOTED = re.compile(
+    r"""\"{3}(?:\\.|[^\\])*?(?:\"{3}|\\?\Z)|'{3}.*?(?:'{3}|\Z)|"(?:\\.|[^"\\\n])*+"?|'[^'\n]*+'?|\#[^\n]*+""", re.DOTALL
+)
+DOTTED = re.compile(rf"(?<![\w~-])(?:[\w~-]++[ \t]*+\.[ \t]*+){{{DEEPEST}}}")
+LONG = re.compile(rf"[\w.+-]{{{LONGEST + 1}}}")
 NOT_SEARCHED = ("starters", "baselines")  # fixed configs that lie beside the spaces
 
 
@@ -60,7 +70,8 @@ def space_from_table(table: Mapping[str, Any], *, name: str, where: str) -> Spac
     try:
         parsed = _SpaceFile.model_validate(table)
     except ValidationError as error:
-        raise SpaceError(problems_of(error, where, list(_SpaceFile.model_fields))) from None
+        problems = [*problems_of(error, where, list(_SpaceFile.model_fields)), *_others(table, error, where)]
+        raise SpaceError(first(problems, where)) from None
     configs = {key: _named(key, entry) for key, entry in parsed.configs.items()}
     params = {"config": ChoiceParam(values=list(configs))} if parsed.family == "fixed" else parsed.params
     problems = []
@@ -83,25 +94,63 @@ def load_starters() -> list[NamedConfig]:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a table. Raises SpaceError where it cannot be read, is too large, or is not TOML."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        told = path.stat()
+        if not stat.S_ISREG(told.st_mode):  # a pipe or a device might never end
+            raise SpaceError("is no file", "another path", where=str(path))
+        if told.st_size > LARGEST_FILE:
             raise SpaceError(
-                f"{path.stat().st_size:,} bytes are too many", f"a file below {LARGEST_FILE:,} bytes", where=str(path)
+                f"{told.st_size:,} bytes are too many", f"a file below {LARGEST_FILE:,} bytes", where=str(path)
             )
-        return tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte in it
+        names = "another path, or --space " + " | ".join(shipped_spaces())
         raise SpaceError(
-            f"cannot be read: {error.strerror}",
-            "another path, or --space " + " | ".join(shipped_spaces()),
+            f"cannot be read: {getattr(error, 'strerror', None) or error}",
+            f"chmod +r {path}" if isinstance(error, PermissionError) else names,
             where=str(path),
         ) from None
+    try:
+        text = content.decode()
+        _check_shape(text, str(path))
+        return tomllib.loads(text)
     except UnicodeDecodeError as error:
-        raise SpaceError(f"byte {error.start} is not UTF-8", "save the file as UTF-8", where=str(path)) from None
+        line, column = content.count(b"\n", 0, error.start) + 1, error.start - content.rfind(b"\n", 0, error.start)
+        fact = f"byte {column} of line {line} is not UTF-8"
+        raise SpaceError(fact, "save the file as UTF-8", where=str(path)) from None
     except tomllib.TOMLDecodeError as error:
-        raise SpaceError(f"not TOML: {error}", "mend that line", where=str(path)) from None
-    except ValueError as error:  # a whole number of more than 4,300 digits
-        raise SpaceError(f"not TOML: {error}", "a smaller number", where=str(path)) from None
-    except RecursionError:
-        raise SpaceError("nested too deeply", "at most a table in a table", where=str(path)) from None
+        fact, _, place = str(error).rpartition(" (at ")
+        fact = fact.replace("Cannot overwrite a value", "this key is there already")
+        raise SpaceError(f"not TOML: {cut(fact, 120)} (at {place}", "mend that line", where=str(path)) from None
+    except ValueError as error:  # a day that no calendar has
+        raise SpaceError(f"not TOML: {cut(str(error), 120)}", "mend that line", where=str(path)) from None
+
+
+def _check_shape(text: str, where: str) -> None:
+    """Raise SpaceError for what no space needs, and what Python's parser needs hours or a deep stack for.
+
+    Its time grows with the square of a dotted key's parts: half a megabyte of "a.a.a.a" would take a day.
+    """
+    bare = QUOTED.sub(_masked, text)
+    deep, long = DOTTED.search(bare), LONG.search(bare)
+    place = deep.start() if deep else long.start() if long else None
+    depth = 0
+    for found in re.finditer(r"[\[\]{}]", bare):
+        depth += 1 if found[0] in "[{" else -1
+        if depth > DEEPEST:
+            deep, place = found, found.start()
+            break
+    if place is None:
+        return
+    line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
+    fact, fix = ("nested too deeply", "at most a table in a table")
+    if not deep:
+        fact, fix = f"a name or a number of more than {LONGEST} characters", "a shorter one"
+    raise SpaceError(f"{fact} (at line {line}, column {column})", fix, where=where)
+
+
+def _masked(found: re.Match[str]) -> str:
+    lines = found[0].split("\n")
+    return "~" * len(found[0]) if len(lines) == 1 else "\n".join("~" * len(line) for line in lines)
 
 
 def problems_of(error: ValidationError, where: str, keys: Sequence[str] = ()) -> list[Problem]:
@@ -109,10 +158,10 @@ def problems_of(error: ValidationError, where: str, keys: Sequence[str] = ()) ->
 
     keys: those of the file's top level, for the nearest one to a key that does not exist.
     """
-    problems = []
-    for found in error.errors(include_url=False):
+    problems: list[Problem] = []
+    for found in error.errors(include_url=False)[: MOST_PROBLEMS + 1]:
         # Pydantic names the kind of a parameter as a step of the path; the reader's file has no such step.
-        path = [str(step) for step in found["loc"]]
+        path = [cut(str(step)) for step in found["loc"]]
         if len(path) > 2 and path[0] == "params" and path[2] in ("int", "float", "choice", "bool"):
             del path[2]
         *tables, key = path or [""]
@@ -131,14 +180,26 @@ def problems_of(error: ValidationError, where: str, keys: Sequence[str] = ()) ->
                 )
             case _:
                 problems.append(
-                    Problem(f"{_shown(found['input'])}: {found['msg'][:1].lower()}{found['msg'][1:]}", "", place)
+                    Problem(f"{brief(found['input'])}: {found['msg'][:1].lower()}{found['msg'][1:]}", "", place)
                 )
     return list({(p.where, p.fact): p for p in problems}.values())
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _others(table: Mapping[str, Any], error: ValidationError, where: str) -> list[Problem]:
+    """What is wrong with the parameters that are well formed, so that a file's problems are all told at once."""
+    family, params = table.get("family"), table.get("params")
+    if not isinstance(family, str) or not isinstance(params, Mapping) or family == "fixed":
+        return []
+    places = [found["loc"] for found in error.errors(include_url=False)]
+    broken = {place[1] for place in places if place[0] == "params" and len(place) > 1}
+    read = TypeAdapter(Param).validate_python
+    try:
+        Space(family, {name: read(told) for name, told in params.items() if name not in broken}, where=where)
+    except SpaceError as found:
+        # Of a condition on a parameter that is not well formed itself nothing can be said yet.
+        unsure = tuple(f"when names {brief(name)}," for name in broken)
+        return [problem for problem in found.problems if not problem.fact.startswith(unsure)]
+    return []
 
 
 def _named(name: str, entry: Mapping[str, Value]) -> NamedConfig:

@@ -1,4 +1,4 @@
-"""The four kinds of parameter. Each says what it holds, what is wrong with it, and which values a grid would take."""
+"""The four kinds of parameter. Each says what is wrong with it, what it holds, what a grid takes, and what is nearest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from autofash.errors import brief, cut
 from autofash.records import Value
 
 Fault = tuple[str, str, str]  # key, fact, fix
@@ -26,7 +27,7 @@ class _Param(BaseModel):
         """Key, fact and fix of everything that is wrong within this parameter."""
         for name, values in self.when.items():
             if not values:
-                yield "when", f"{name} = [] is never met", f'when = {{ {name} = ["a value of it"] }}'
+                yield "when", f"{cut(name)} = [] is never met", f'when = {{ {cut(name)} = ["a value of it"] }}'
         yield from self._own_faults()
 
     def _own_faults(self) -> Iterator[Fault]:
@@ -43,19 +44,20 @@ class IntParam(_Param):
     log: bool = False
 
     def _own_faults(self) -> Iterator[Fault]:
+        if max(abs(self.low), abs(self.high)) > 2**53:
+            yield "high", "a bound beyond 2**53 is not exact", "a smaller range"
+            return
         yield from _range_faults(self.low, self.high, self.log)
         if self.step < 1:
-            yield "step", f"step = {self.step} is not above 0", "step = 1"
+            yield "step", f"step = {brief(self.step)} is not above 0", "step = 1"
         elif self.log and self.step != 1:
             yield "step", "step and log exclude each other", "leave one out"
         elif self.high > self.low and (self.high - self.low) % self.step:
             yield (
                 "step",
-                f"step = {self.step} does not divide {self.high} - {self.low}",
+                f"step = {brief(self.step)} does not divide {self.high} - {self.low}",
                 f"high = {self.high - (self.high - self.low) % self.step}",
             )
-        if max(abs(self.low), abs(self.high)) > 2**53:
-            yield "high", "a bound beyond 2**53 is not exact", "a smaller range"
 
     def grid(self) -> list[Value] | None:
         """Every value, or None where they cannot be counted."""
@@ -72,6 +74,11 @@ class IntParam(_Param):
         if not self.log:
             return rng.randrange(self.low, self.high + 1, self.step)
         return min(max(round(_log_uniform(self.low, self.high, rng)), self.low), self.high)
+
+    def nearest(self, value: Value | None) -> Value:
+        """The value of this parameter that is nearest to one from elsewhere; of none, and of a word, the lowest."""
+        within = min(max(_number(value, self.low), self.low), self.high)
+        return self.low + round((within - self.low) / self.step) * self.step
 
 
 class FloatParam(_Param):
@@ -124,6 +131,11 @@ class FloatParam(_Param):
         drawn = _log_uniform(self.low, self.high, rng) if self.log else rng.uniform(self.low, self.high)
         return min(max(drawn, self.low), self.high)
 
+    def nearest(self, value: Value | None) -> Value:
+        """The value of this parameter that is nearest to one from elsewhere; of none, and of a word, the lowest."""
+        within = min(max(_number(value, self.low), self.low), self.high)
+        return within if self.step is None else round(self.low + round((within - self.low) / self.step) * self.step, 12)
+
 
 class ChoiceParam(_Param):
     """One of these values, without an order."""
@@ -134,13 +146,13 @@ class ChoiceParam(_Param):
     def _own_faults(self) -> Iterator[Fault]:
         if not self.values:
             yield "values", "values = [] leaves nothing to choose", "name at least one value"
-        seen: list[tuple[type, Value]] = []
+        seen: set[tuple[type, Value]] = set()
         for value in self.values:
             if (type(value), value) in seen:
-                yield "values", f"{value!r} stands there twice", "name each value once"
+                yield "values", f"{brief(value)} stands there twice", "name each value once"
             if isinstance(value, float) and not math.isfinite(value):
                 yield "values", f"{value!r} is not a finite number", "name a finite number"
-            seen.append((type(value), value))
+            seen.add((type(value), value))
 
     def grid(self) -> list[Value] | None:
         """Every value, or None where they cannot be counted."""
@@ -153,6 +165,17 @@ class ChoiceParam(_Param):
     def draw(self, rng: random.Random) -> Value:
         """A random value."""
         return rng.choice(self.values)
+
+    def nearest(self, value: Value | None) -> Value:
+        """The same value, else the number that is nearest to a number, by ratio above 0, else the first value."""
+        if value is not None and self.holds(value):
+            return value
+        numbers = [own for own in self.values if not isinstance(own, str | bool)]
+        if not numbers or value is None or isinstance(value, str | bool):
+            return self.values[0]
+        if min(value, *numbers) > 0:
+            return min(numbers, key=lambda own: abs(math.log(own / value)))
+        return min(numbers, key=lambda own: abs(own - value))
 
 
 class BoolParam(_Param):
@@ -172,6 +195,10 @@ class BoolParam(_Param):
         """A random value."""
         return rng.random() < 0.5
 
+    def nearest(self, value: Value | None) -> Value:
+        """The same value; False of anything else."""
+        return value if isinstance(value, bool) else False
+
 
 Param = Annotated[IntParam | FloatParam | ChoiceParam | BoolParam, Field(discriminator="type")]
 
@@ -181,6 +208,10 @@ def _range_faults(low: float, high: float, log: bool) -> Iterator[Fault]:
         yield "low", f"low = {low} is above high = {high}", f"low = {high}, high = {low}"
     if log and low <= 0:
         yield "low", f"log = true needs low above 0, and low = {low}", "low = 1e-6, or leave log out"
+
+
+def _number(value: Value | None, otherwise: float) -> float:
+    return otherwise if value is None or isinstance(value, str | bool) else value
 
 
 def _log_uniform(low: float, high: float, rng: random.Random) -> float:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from autofash.errors import Problem, SpaceError, unknown
+from autofash.errors import Problem, SpaceError, brief, cut, first, unknown
 from autofash.records import Config, Value
 from autofash.space.params import BoolParam, ChoiceParam, FloatParam, IntParam, Param
 from autofash.space.vocabulary import FAMILIES, Limits, misfit, vocabulary
@@ -45,7 +45,7 @@ class Space:
     configs: Mapping[str, NamedConfig] = field(default_factory=dict)  # of a fixed space
 
     def __post_init__(self) -> None:
-        problems = list(self._problems())
+        problems = first(self._problems(), self.where or self.name)
         if problems:
             raise SpaceError(problems)
 
@@ -104,22 +104,20 @@ class Space:
         """The config without a family that is the space's, not a parameter's."""
         return {name: value for name, value in config.items() if name in self.params}
 
-    def fit(self, config: Config) -> Config | None:
-        """The config in this space's own names, or None where it does not lie within.
+    def nearest(self, config: Config) -> Config | None:
+        """This space's config that comes nearest to one from elsewhere; None to one of another family.
 
-        A config of a plain family (`width`) fits a space that searches the family (`cnn_width`).
+        Every value moves to the nearest that the space allows; what the config does not name is at its least. A config of a
+        plain family (`width`) fits a space that searches the family (`cnn_width`).
         """
         family = config.get("family")
-        if self.family not in ("all", family) or self.configs:
+        searched = self.params.get("family") if self.family == "all" else None
+        if self.configs or not (self.family == family or (searched and searched.holds(str(family)))):
             return None
         found = self._begun()
         for name, param in self.params.items():
-            if not self._active(param, found):
-                continue
-            plain = name if name in config else name.removeprefix(f"{family}_")
-            if plain not in config or not param.holds(config[plain]):
-                return None
-            found[name] = config[plain]
+            if self._active(param, found):
+                found[name] = param.nearest(config.get(name, config.get(name.removeprefix(f"{family}_"))))
         return found
 
     def table(self) -> dict[str, object]:
@@ -161,7 +159,7 @@ class Space:
         return all(name in config and config[name] in values for name, values in param.when.items())
 
     def _where(self, name: str) -> str:
-        return f"{self.where or self.name}: [params.{name}]"
+        return f"{self.where or self.name}: [params.{cut(name)}]"
 
     def _problems(self) -> Iterator[Problem]:
         if self.family == "fixed":
@@ -191,14 +189,17 @@ class Space:
             for parent, wanted in param.when.items():
                 if parent not in earlier:
                     later = "stands below it" if parent in self.params else "does not exist"
+                    above = ", ".join(map(cut, earlier))
                     yield Problem(
-                        f"when names {parent!r}, which {later}", f"one of {', '.join(earlier) or 'none so far'}", where
+                        f"when names {brief(parent)}, which {later}", f"one of {above or 'none so far'}", where
                     )
                     continue
                 for value in wanted:
                     if not self.params[parent].holds(value):
                         yield Problem(
-                            f"when {parent} = {value!r} is never met: {parent} cannot be that", "a value of it", where
+                            f"when {cut(parent)} = {brief(value)} is never met: {cut(parent)} cannot be that",
+                            "a value of it",
+                            where,
                         )
             earlier.append(name)
 
@@ -206,7 +207,7 @@ class Space:
         if not self.configs:
             yield Problem("a fixed space needs at least one config", "[configs.NAME]", self.where or self.name)
         for name, named in self.configs.items():
-            where = f"{self.where or self.name}: [configs.{name}]"
+            where = f"{self.where or self.name}: [configs.{cut(name)}]"
             yield from (Problem(fact, fix, where) for fact, fix in config_faults(named.config))
 
 

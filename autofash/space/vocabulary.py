@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from autofash.errors import brief
 from autofash.records import Value
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "mish", "tanh", "sigmoid")
@@ -113,13 +114,15 @@ def misfit(limits: Limits, value: Value) -> str:
     """
     match limits:
         case YesNo():
-            return "" if isinstance(value, bool) else f"{value!r} is not true or false"
+            return "" if isinstance(value, bool) else f"{brief(value)} is not true or false"
         case Word(words):
-            return "" if value in words and isinstance(value, str) else f"{value!r} is not one of {', '.join(words)}"
+            return (
+                "" if value in words and isinstance(value, str) else f"{brief(value)} is not one of {', '.join(words)}"
+            )
         case Whole(low, high):
             if isinstance(value, bool) or not isinstance(value, int):
-                return f"{value!r} is not a whole number"
+                return f"{brief(value)} is not a whole number"
         case Real(low, high):
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
-                return f"{value!r} is not a number"
-    return "" if low <= value <= high else f"{value!r} is not between {low:g} and {high:g}"
+                return f"{brief(value)} is not a number"
+    return "" if low <= value <= high else f"{brief(value)} is not between {low:g} and {high:g}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autofash.errors import SpaceError, UsageError
+from autofash.errors import SpaceError, UsageError, first
 from autofash.space.files import problems_of, read_toml
 
 
@@ -38,11 +39,12 @@ def load_definition(path: Path) -> StudyDefinition:
     try:
         definition = StudyDefinition.model_validate(read_toml(path))
     except ValidationError as error:
-        raise SpaceError(problems_of(error, str(path), list(StudyDefinition.model_fields))) from None
+        problems = problems_of(error, str(path), list(StudyDefinition.model_fields))
+        raise SpaceError(first(problems, str(path))) from None
     if (
         definition.space is not None
         and definition.space.endswith(".toml")
-        and (path.parent / definition.space).exists()
+        and os.path.exists(path.parent / definition.space)  # False, too, for a name that no file can have
     ):
         return definition.model_copy(update={"space": str(path.parent / definition.space)})
     return definition

@@ -35,6 +35,7 @@ from autofash.errors import (
     StudyMissing,
     UsageError,
     unknown,
+    without_secrets,
 )
 from autofash.records import Config, EpochReport, Standing, State, StudySettings, StudySummary, TrialRecord
 from autofash.space import space_from_table
@@ -522,7 +523,7 @@ def redacted(storage: str, *, url: bool = False) -> str:
     path = sqlite_path(storage)
     if path is not None:
         return storage if url else str(path)
-    return sqlalchemy.make_url(storage).render_as_string(hide_password=True)
+    return without_secrets(sqlalchemy.make_url(storage).render_as_string(hide_password=True))  # ?password=… too
 
 
 def confirmation_name(study: str) -> str:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autofash.errors import UsageError, unknown
 from autofash.records import EpochReport, Verdict
-from autofash.study.rungs import REDUCTION, RungPruning
+from autofash.study.rungs import RungPruning
 from autofash.study.underway import Situation, Underway
 
 
@@ -28,7 +28,7 @@ def _median(epochs: int) -> BasePruner:
 
 
 def _hyperband(epochs: int) -> BasePruner:
-    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=REDUCTION)
+    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3)
 
 
 ASHA = "asha"

@@ -1,8 +1,10 @@
 """Successive halving over rungs, asynchronously: who goes on at a rung, who pauses there, and who is continued next.
 
-Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (ASHA), arXiv:1810.05934, algorithm 2, with two
-changes: a trial among its rung's best goes on at once, without a pause; and a step that would cost more than its share of what
-the search has spent so far waits. Optuna's SuccessiveHalvingPruner only stops trials, and never takes one up again.
+Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (ASHA), arXiv:1810.05934, algorithm 2, with three
+changes: a trial among its rung's best goes on at once, without a pause; from the third rung on the best goes on however few have
+come so far, because it was chosen twice already, and waiting for others would cost long trainings; and a step that would
+cost more than its share of what the search has spent so far waits. Optuna's SuccessiveHalvingPruner only stops trials, and
+never takes one up again.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from optuna.trial import FrozenTrial, TrialState
 from autofash.records import EpochReport, Verdict
 from autofash.study.underway import Situation, Underway
 
-REDUCTION = 3  # of a rung's trials one in three goes on
+REDUCTION = 4  # of a rung's trials one in so many goes on
 EARLY = 0  # the rung of the early look, within the first epoch
-EARLY_IMAGES = 8192  # training images before it
+EARLY_IMAGES = 4096  # training images before it
+CONTESTED = 2  # rungs, from the lowest, where the first wait until there is a best quarter
 FIRST_SHARE = 0.1  # of what was spent so far: the most that a first rung may cost
-FREE_SECONDS = 10.0  # that a first rung may always take
+FREE_SECONDS = 5.0  # that a first rung may always take
 WORK_SECONDS = 1e-10  # of training for a multiply-add of the forward pass, before any was measured
-TRACING_SECONDS = 1.5  # before a model's first step
+TRACING_SECONDS = 1.0  # before a model's first step
 MOST_PUT_OFF = 4  # dear trials, before the cheapest of them is run all the same
 MOST_PAUSED = 64  # trials at a rung, with their checkpoints
 HASTE = 1.5  # times what the leader has left to train: with less of a budget left, it is trained to the end
@@ -43,8 +46,12 @@ class Rungs:
             self._values[rung][trial] = value
 
     def goes_on(self, trial: int, rung: int) -> bool:
-        """Whether the trial is among the best third that have reached the rung; whoever stands at none goes on."""
+        """Whether the trial is among the best quarter that have reached the rung; whoever stands at none goes on."""
         return rung not in self._values or trial in self._best(rung)
+
+    def ahead(self, trial: int, rung: int) -> bool:
+        """Whether the trial is above all others at a rung that too few have reached for anyone to go on."""
+        return not self._best(rung) and self._values[rung][trial] == max(self._values[rung].values())
 
     def why(self, trial: int, rung: int) -> str:
         """Why a trial pauses at a rung, with the figure that it falls short of."""
@@ -52,10 +59,10 @@ class Rungs:
         where = "early look" if rung == EARLY else f"epoch {rung}"
         if not best:
             return f"{where}: {value:.4f}, among the first there"
-        return f"{where}: {value:.4f} is below the rung's best third, {min(self._values[rung][n] for n in best):.4f}"
+        return f"{where}: {value:.4f} is below the rung's best quarter, {min(self._values[rung][n] for n in best):.4f}"
 
     def hopeless(self, trial: int, rung: int, target: int) -> bool:
-        """Whether so many are ahead at the rung that even with `target` trials there it would not be among the best third."""
+        """Whether so many are ahead at the rung that even with `target` trials there it would not be among the best quarter."""
         values = self._values[rung]
         return sum(value > values[trial] for value in values.values()) >= max(target // self._reduction, LEADERS)
 
@@ -82,7 +89,7 @@ class Rungs:
     def _best(self, rung: int) -> set[int]:
         values = self._values[rung]
         ranked = sorted(values, key=lambda number: (-values[number], number))
-        return set(ranked[: len(ranked) // self._reduction])
+        return set(ranked[: max(len(ranked) // self._reduction, int(rung not in self.at[:CONTESTED]))])
 
 
 class Costs:
@@ -140,13 +147,15 @@ class RungPruning:
         return f"put off: its first rung would take {seconds:.0f} s"
 
     def verdict(self, trial: Underway, report: EpochReport, situation: Situation) -> Verdict:
-        """At a rung the best third goes on, the others pause; who could never be among them is stopped."""
+        """At a rung the best quarter goes on, the others pause; who could never be among them is stopped."""
         number, epoch = report.trial, report.epoch
         self._rungs.reach(number, epoch, report.objective)
         if epoch in self._rungs.at:
             trial.rung = epoch
         if epoch >= trial.epochs or trial.leads or self._rungs.goes_on(number, epoch):
             return Verdict.go()
+        if trial.origin.startswith("starter") and self._rungs.ahead(number, epoch):
+            return Verdict.go()  # it did well elsewhere, and nothing is known yet that speaks against it
         if self._must_lead({**situation.paused, number: trial}, situation) == number:
             trial.leads = True
             return Verdict.go()
@@ -199,7 +208,7 @@ def seconds_to_end(trial: Underway, images: int) -> float:
 
 
 def rungs_of(epochs: int, *, early: bool) -> list[int]:
-    """Where trials of so many epochs are compared: at the early look, and after 1, 3, 9 … epochs."""
+    """Where trials of so many epochs are compared: at the early look, and after 1, 4, 16 … epochs."""
     ends = [REDUCTION**power for power in range(20) if REDUCTION**power < epochs]
     return [EARLY, *ends] if early else ends
 

@@ -49,13 +49,13 @@ class BoundedTPE(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Draw them jointly."""
-        return self._tpe.sample_relative(_Shown(study, self._seen), trial, search_space)
+        return self._tpe.sample_relative(Shown(study, self._seen), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Draw a conditional parameter."""
-        return self._tpe.sample_independent(_Shown(study, self._seen), trial, param_name, param_distribution)
+        return self._tpe.sample_independent(Shown(study, self._seen), trial, param_name, param_distribution)
 
 
 def seen_by_tpe(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -79,18 +79,34 @@ def _rank(trial: FrozenTrial) -> tuple[bool, int, float]:
     return True, 1 if reached is None else -reached, -(trial.value or 0.0)
 
 
-class _Shown(optuna.Study):
-    """A study that shows some of its trials."""
+class Shown(optuna.Study):
+    """A study that shows a sampler these trials instead of its own. Optuna's own Hyperband does it like this."""
 
     def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-        vars(self).update(vars(study))
+        vars(self).update(vars(study))  # the same storage and caches
         self._shown = trials
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        # Private, but where TPE looks, as Optuna's Hyperband knows. A sampler cannot be shown fewer trials by any public means.
+        # Private, but where samplers look: there is no public way to show one other trials than the ledger's.
         return [trial for trial in self._shown if states is None or trial.state in states]
+
+
+def paused_as_pruned(study: optuna.Study, paused: Container[int]) -> Shown:
+    """The study as its sampler is to see it: trials that pause at a rung look pruned there.
+
+    TPE learns from a pruned trial's last value, and takes every running one for bad.
+    """
+    trials = study.get_trials(deepcopy=False)
+    return Shown(study, [_pruned(trial) if trial.number in paused else trial for trial in trials])
+
+
+def _pruned(trial: FrozenTrial) -> FrozenTrial:
+    shown = copy.copy(trial)
+    shown.state = TrialState.PRUNED
+    shown.value = trial.intermediate_values[max(trial.intermediate_values)]
+    return shown
 
 
 class GridSampler(BaseSampler):
@@ -123,32 +139,6 @@ class GridSampler(BaseSampler):
     ) -> Value:
         """The chosen config's value."""
         return self._chosen[trial.number][param_name]
-
-
-class PausedAsPruned(optuna.Study):
-    """A study as its sampler is to see it: trials that pause at a rung look pruned there.
-
-    TPE learns from a pruned trial's last value, and takes every running one for bad. Optuna has no public way to show a
-    sampler other trials than the ledger's; its own Hyperband does it like this (optuna.pruners._hyperband).
-    """
-
-    def __init__(self, study: optuna.Study, paused: Container[int]) -> None:
-        self.__dict__.update(study.__dict__)  # the same storage and caches
-        self._paused = paused
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        found = super()._get_trials(deepcopy=deepcopy, use_cache=use_cache)
-        seen = [_pruned(trial) if trial.number in self._paused else trial for trial in found]
-        return seen if states is None else [trial for trial in seen if trial.state in states]
-
-
-def _pruned(trial: FrozenTrial) -> FrozenTrial:
-    shown = copy.copy(trial)
-    shown.state = TrialState.PRUNED
-    shown.value = trial.intermediate_values[max(trial.intermediate_values)]
-    return shown
 
 
 def untried(study: optuna.Study, configs: Sequence[Config]) -> list[Config]:

@@ -51,7 +51,7 @@ from autofash.study.ledger import (
 )
 from autofash.study.lock import ServerLock, StudyLock, creating
 from autofash.study.pruners import check_pruner, make_pruning
-from autofash.study.samplers import PausedAsPruned, check_sampler, key_of, make_sampler, suggest, untried
+from autofash.study.samplers import check_sampler, key_of, make_sampler, paused_as_pruned, suggest, untried
 from autofash.study.soundness import check_local
 from autofash.study.underway import Situation, Underway
 
@@ -390,7 +390,7 @@ class StudyWriter:
             if self._settings.sampler == QUEUE and not self._queued():
                 return None
             number = len(self._study.get_trials(deepcopy=False))
-            study = PausedAsPruned(self._study, {n for n, found in self._paused.items() if found.rung is not None})
+            study = paused_as_pruned(self._study, {n for n, found in self._paused.items() if found.rung is not None})
             study.sampler = make_sampler(
                 self._settings.sampler if self._settings.sampler != QUEUE else "random",
                 self._space,
@@ -478,13 +478,13 @@ class StudyWriter:
         return self._count[TrialState.WAITING] > 0
 
     def _queue_starters(self, starters: Sequence[NamedConfig]) -> None:
-        """Queue those that lie within the space; cut short, the next writer queues what is missing."""
-        there = {trial.user_attrs.get("origin") for trial in self._study.get_trials(deepcopy=False)}
+        """Queue what comes nearest to them in the space, each once; cut short, the next writer queues what is missing."""
+        queued = [trial.user_attrs.get("queued") for trial in self._study.get_trials(deepcopy=False)]
         for starter in starters:
-            fitting, origin = self._space.fit(starter.config), f"starter {starter.name}"
-            if fitting is not None and origin not in there:
-                params = dict(self._space.own(fitting))
-                self._enqueue(params, {"queued": params, "origin": origin})
+            nearest = self._space.nearest(starter.config)
+            if nearest is not None and (params := dict(self._space.own(nearest))) not in queued:
+                queued.append(params)
+                self._enqueue(params, {"queued": params, "origin": f"starter {starter.name}"})
         self._study.set_user_attr("begun", True)
 
     def _queue_again(self, trial: FrozenTrial, deaths: int) -> None:

@@ -109,6 +109,12 @@ def test_an_infeasible_config_fails_in_its_own_words(executor: Executor) -> None
     assert isinstance(end, Outcome) and end.reason == "a pooling too many: 1 × 1 pixels are left"
 
 
+def test_a_full_disk_is_not_the_trials_failure(executor: Executor) -> None:
+    executor.submit(spec(trial=1, task="fill_the_disk"))
+    end = everything(executor)[-1]
+    assert isinstance(end, Outcome) and end.ending is Ending.DISK and "No space left on device" in end.reason
+
+
 def test_a_task_that_does_not_exist_fails_the_trial(executor: Executor) -> None:
     executor.submit(spec(task="nothing_of_the_kind"))
     end = everything(executor)[-1]

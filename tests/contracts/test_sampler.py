@@ -55,7 +55,7 @@ def test_a_sampler_draws_whole_distinct_configs_that_lie_within_the_space(sample
     drawn = list(configs(found, 25))
     found.close()
     assert len(drawn) == 25
-    assert all(space.fit(config) == config for config in drawn)
+    assert all(space.nearest(config) == config for config in drawn)
     assert len({str(sorted(config.items(), key=str)) for config in drawn}) == 25
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autofash.data.formats import read_cifar, read_idx, read_npz
-from autofash.errors import DataCorrupt
+from autofash.errors import DataCorrupt, UnsafeFile
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -37,22 +37,24 @@ def test_a_flipped_or_cut_idx_file_is_read_whole_or_refused_by_name(
     path.write_bytes(whole)
     try:
         read_idx(path)
-    except DataCorrupt as error:
+    except (DataCorrupt, UnsafeFile) as error:
         assert str(path) in str(error)
 
 
 def test_a_header_that_claims_more_than_memory_is_refused_before_it_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + b"\x7f\xff\xff\xff" * 3))
-    with pytest.raises(DataCorrupt, match="claims"):
+    with pytest.raises(UnsafeFile, match="claims") as caught:
         read_idx(path)
+    assert caught.value.code == "E-TOO-LARGE"
 
 
 def test_an_npz_that_holds_a_pickle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, x_train=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(DataCorrupt, match="cannot be read"):
+    with pytest.raises(UnsafeFile, match="holds a pickle") as caught:
         read_npz(path, ("x_train",))
+    assert caught.value.code == "E-UNSAFE-NPZ"
 
 
 def test_an_npz_bomb_is_refused_by_its_declared_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +62,7 @@ def test_an_npz_bomb_is_refused_by_its_declared_size(tmp_path: Path, monkeypatch
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x_train.npy", b"\0" * 10_000_000)
     monkeypatch.setattr("autofash.data.formats.LARGEST_ARRAY", 1_000_000)
-    with pytest.raises(DataCorrupt, match="unpacks to more"):
+    with pytest.raises(UnsafeFile, match="unpacks to 10,000,000 bytes, more than 1,000,000"):
         read_npz(path, ("x_train",))
 
 
@@ -76,5 +78,5 @@ def test_a_cifar_archive_is_read_plane_by_plane_without_extracting(tmp_path: Pat
     assert labels.tolist() == [3, 9]
     assert images.shape == (2, 32, 32, 3) and (images[1, 5, 7] == planes[1, :, 5, 7]).all()
     assert not list(tmp_path.rglob("*.bin"))
-    with pytest.raises(DataCorrupt, match="cannot be read"):
+    with pytest.raises(DataCorrupt, match="data_batch_1.bin holds 0 bytes"):
         read_cifar(path, ("data_batch_1.bin",))

@@ -179,15 +179,20 @@ while True:
 """
 
 
-def test_a_busy_trial_and_the_server_die_with_a_killed_coordinator_within_two_seconds() -> None:
-    coordinator = subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True)
+def test_a_busy_trial_the_server_and_their_files_go_with_a_killed_coordinator_within_two_seconds() -> None:
+    scratch = Path("tmp")
+    scratch.mkdir()
+    environment = {**os.environ, "TMPDIR": str(scratch.absolute())}
+    coordinator = subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, env=environment)
     assert coordinator.stdout is not None
     server, trial = map(int, coordinator.stdout.readline().split())
     time.sleep(0.3)
+    assert [path.name[:9] for path in scratch.iterdir()] == ["autofash-"]
     coordinator.kill()
     coordinator.wait()
     coordinator.stdout.close()
     assert until(lambda: not psutil.pid_exists(trial) and not psutil.pid_exists(server), seconds=2.0)
+    assert not list(scratch.iterdir()), "the server removes what only the coordinator knew of"
 
 
 def test_two_hundred_trials_leave_no_process_no_descriptor_and_no_memory_behind(executor: ProcessExecutor) -> None:

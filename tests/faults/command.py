@@ -20,8 +20,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
 TASKS = {
     "run_trial": "learn",
     "fit_task": "fit",
@@ -59,7 +61,7 @@ class Command:
     def told(self) -> list[dict[str, Any]]:
         """What it has told of its trials so far; what it was killed in the midst of telling is not told."""
         *lines, _ = self._out.read_text().split("\n")
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        return [json.loads(line) for line in lines if line.startswith('{"event"')]
 
     @property
     def ended(self) -> list[dict[str, Any]]:
@@ -76,8 +78,13 @@ class Commands:
     """Starts commands; to be closed."""
 
     def __init__(self) -> None:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.command", "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "tests.faults.command", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path},  # for the trials' processes, wherever they work
         )
         self._codes: dict[int, int] = {}
         self._pids: list[int] = []
@@ -88,6 +95,8 @@ class Commands:
         """Run `autofash` with these arguments in a folder; environment: what is set besides."""
         self._started += 1
         out, error = (here / f".command-{self._started}.{kind}" for kind in ("out", "err"))
+        for file in (out, error):
+            file.touch()
         assert self._server.stdin is not None
         order = {"arguments": arguments, "here": str(here), "set": environment, "out": str(out), "error": str(error)}
         self._server.stdin.write(json.dumps(order).encode() + b"\n")
@@ -187,7 +196,7 @@ def _reap() -> None:
 
 def command() -> None:
     """`autofash`, as `sys.argv` says; its trials' processes run stand-ins."""
-    from autofash import cli, export, loop, refitting, report
+    from autofash import cli, export, loop, refitting
     from autofash.executors import ProcessExecutor
     from autofash.records import TrialSpec
 
@@ -205,7 +214,9 @@ def command() -> None:
 
     loop.ProcessExecutor = refitting.ProcessExecutor = export.ProcessExecutor = StandIns
     loop.search = told_of
-    report.attach_pictures = lambda study: None  # drawing them takes longer than all else here
+    undrawn = ModuleType("autofash.report")  # pictures for the dashboard take longer than all else here
+    undrawn.attach_pictures = lambda study: None
+    sys.modules["autofash.report"] = undrawn
     print("READY", flush=True)
     cli.main()
 

@@ -265,10 +265,10 @@ def _is_json(file: Path) -> bool:
 
 
 def _tracebacks(folder: Path) -> Iterator[str]:
-    """In what the coordinator's own processes wrote; a trial that fails does leave one in its log."""
-    for log in folder.glob("*.log"):
-        if "Traceback" in log.read_text(errors="replace"):
-            yield f"no traceback: one is in {log}"
+    """In what the server that forks trials wrote; a task that fails does leave one in its log."""
+    log = folder / "server.log"
+    if log.exists() and "Traceback" in log.read_text(errors="replace"):
+        yield f"no traceback: one is in {log}"
 
 
 def _orphans(here: Path) -> Iterator[str]:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from autofash.errors import SpaceError
 from autofash.space import (
+    BoolParam,
     ChoiceParam,
     FloatParam,
     IntParam,
@@ -15,6 +16,7 @@ from autofash.space import (
     shipped_spaces,
     space_from_table,
 )
+from autofash.space.space import config_faults
 
 HEAD = ChoiceParam(values=["dense", "average"])
 UNITS = ChoiceParam(values=[64, 128], when={"head": ["dense"]})
@@ -96,21 +98,51 @@ def test_a_space_survives_its_way_through_the_ledger(name: str) -> None:
 def test_a_shipped_space_holds_every_config_that_it_samples(name: str, seed: int) -> None:
     space = load_space(name)
     config = space.sample(random.Random(seed))
-    assert space.fit(config) == config
+    assert space.nearest(config) == config
     assert space.sample(random.Random(seed)) == config
 
 
-def test_starters_fit_the_default_space_and_the_space_of_all_families() -> None:
+def test_every_starter_can_be_built_and_has_a_nearest_config_in_the_spaces_of_its_family_and_of_all() -> None:
     starters = load_starters()
     assert starters
-    fitting = [load_space("cnn").fit(starter.config) for starter in starters]
-    assert any(fitting)
-    assert any(load_space("all").fit(starter.config) for starter in starters)
+    for starter in starters:
+        assert not list(config_faults(starter.config))
+        assert load_space("cnn").nearest(starter.config) and load_space("all").nearest(starter.config)
 
 
-def test_a_config_of_another_family_or_outside_a_range_does_not_fit() -> None:
+@given(seed=st.integers(0, 2**32), other=st.sampled_from(["cnn", "mlp", "resnet"]))
+def test_the_nearest_config_is_one_of_the_space_wherever_the_given_one_comes_from(seed: int, other: str) -> None:
+    space, rng = load_space(other), random.Random(seed)
+    given_config = {**load_space("cnn").sample(rng), "family": other, "learning_rate": rng.choice([1e-9, 5.0, 1e-3])}
+    nearest = space.nearest(given_config)
+    assert nearest is not None
+    assert all(param.holds(nearest[name]) for name, param in space.params.items() if name in nearest)
+    assert space.nearest(nearest) == nearest
+
+
+def test_a_config_from_elsewhere_moves_to_the_nearest_values_and_what_it_does_not_name_is_at_its_least() -> None:
+    params = {
+        "width": IntParam(low=8, high=16, step=4),
+        "head_units": ChoiceParam(values=[64, 256]),
+        "optimizer": ChoiceParam(values=["sgd", "adam"]),
+        "learning_rate": FloatParam(low=1e-3, high=1e-2),
+        "dropout": FloatParam(low=0.0, high=0.5, step=0.25),
+        "flip": BoolParam(),
+    }
+    nearest = Space("cnn", params).nearest(
+        {"family": "cnn", "width": 13, "head_units": 128, "optimizer": "lion", "learning_rate": 1e-4, "flip": True}
+    )
+    assert nearest == {
+        "family": "cnn",
+        "width": 12,
+        "head_units": 64,
+        "optimizer": "sgd",
+        "learning_rate": 1e-3,
+        "dropout": 0.0,
+        "flip": True,
+    }
+
+
+def test_no_config_is_near_to_one_of_another_family() -> None:
     space = Space("cnn", {"width": IntParam(low=8, high=16)})
-    assert space.fit({"family": "cnn", "width": 8}) == {"family": "cnn", "width": 8}
-    assert space.fit({"family": "cnn", "width": 32}) is None
-    assert space.fit({"family": "cnn"}) is None
-    assert space.fit({"family": "mlp", "width": 8}) is None
+    assert space.nearest({"family": "mlp", "width": 8}) is None and load_space("baselines").nearest({}) is None

@@ -15,10 +15,10 @@ def waiting(*stands: tuple[int, int | None]) -> dict[int, Underway]:
     return {number: Underway(study.ask(), {}, 9, 0, "sampled", rung=rung) for number, rung in stands}
 
 
-def test_rungs_are_powers_of_three_below_the_last_epoch_after_an_early_look() -> None:
-    assert rungs_of(6, early=True) == [EARLY, 1, 3]
-    assert rungs_of(12, early=True) == [EARLY, 1, 3, 9]
-    assert rungs_of(9, early=False) == [1, 3]
+def test_rungs_are_powers_of_four_below_the_last_epoch_after_an_early_look() -> None:
+    assert rungs_of(6, early=True) == [EARLY, 1, 4]
+    assert rungs_of(20, early=True) == [EARLY, 1, 4, 16]
+    assert rungs_of(16, early=False) == [1, 4]
     assert rungs_of(1, early=False) == []
 
 
@@ -26,31 +26,42 @@ def test_an_early_look_is_only_where_an_epoch_is_long_enough() -> None:
     assert early_images(50_000) == EARLY_IMAGES and early_images(1_498) == 0
 
 
-def test_the_first_two_at_a_rung_pause_and_the_best_of_three_goes_on() -> None:
-    rungs = Rungs([1, 3])
-    for trial, value in ((0, 0.8), (1, 0.7)):
+def test_the_first_three_at_a_rung_pause_and_the_best_of_four_goes_on() -> None:
+    rungs = Rungs([1, 4])
+    for trial, value in ((0, 0.8), (1, 0.7), (2, 0.6)):
         rungs.reach(trial, 1, value)
         assert not rungs.goes_on(trial, 1)
         assert "among the first there" in rungs.why(trial, 1)
-    rungs.reach(2, 1, 0.9)
-    assert rungs.goes_on(2, 1) and rungs.next(waiting((0, 1), (1, 1))) is None
+    rungs.reach(3, 1, 0.9)
+    assert rungs.goes_on(3, 1) and rungs.next(waiting((0, 1), (1, 1), (2, 1))) is None
+
+
+def test_from_the_third_rung_on_the_best_goes_on_however_few_have_come() -> None:
+    rungs = Rungs([EARLY, 1, 4])
+    rungs.reach(0, 1, 0.8)
+    rungs.reach(0, 4, 0.8)
+    assert not rungs.goes_on(0, 1) and rungs.goes_on(0, 4)
+    rungs.reach(1, 4, 0.7)
+    rungs.reach(2, 4, 0.9)
+    assert not rungs.goes_on(1, 4) and rungs.goes_on(2, 4)
+    assert rungs.why(1, 4) == "epoch 4: 0.7000 is below the rung's best quarter, 0.9000"
 
 
 def test_a_paused_trial_is_continued_once_enough_have_come_in_below_it() -> None:
-    rungs = Rungs([1, 3])
-    for trial, value in enumerate((0.8, 0.7, 0.6)):
+    rungs = Rungs([1, 4])
+    for trial, value in enumerate((0.8, 0.7, 0.6, 0.5)):
         rungs.reach(trial, 1, value)
-    assert not rungs.goes_on(2, 1) and rungs.why(2, 1) == "epoch 1: 0.6000 is below the rung's best third, 0.8000"
-    assert rungs.next(waiting((0, 1), (1, 1), (2, 1))) == 0
+    assert not rungs.goes_on(3, 1) and rungs.why(3, 1) == "epoch 1: 0.5000 is below the rung's best quarter, 0.8000"
+    assert rungs.next(waiting((0, 1), (1, 1), (2, 1), (3, 1))) == 0
 
 
 def test_the_highest_rung_is_served_first() -> None:
-    rungs = Rungs([1, 3])
-    for trial in range(9):
-        rungs.reach(trial, 1, trial / 10)
-    for trial in (6, 7, 8):
-        rungs.reach(trial, 3, trial / 10)
-    assert rungs.next(waiting((8, 3), (7, 3), (6, 3), (5, 1))) == 8
+    rungs = Rungs([1, 4])
+    for trial in range(16):
+        rungs.reach(trial, 1, trial / 20)
+    for trial in (12, 13, 14, 15):
+        rungs.reach(trial, 4, trial / 20)
+    assert rungs.next(waiting((15, 4), (14, 4), (13, 4), (12, 1))) == 15
 
 
 def test_between_rungs_and_at_the_end_nobody_pauses() -> None:
@@ -59,11 +70,11 @@ def test_between_rungs_and_at_the_end_nobody_pauses() -> None:
     assert rungs.goes_on(0, 2)
 
 
-def test_hopeless_is_who_could_not_be_among_the_best_third_even_of_all_trials() -> None:
+def test_hopeless_is_who_could_not_be_among_the_best_quarter_even_of_all_trials() -> None:
     rungs = Rungs([1])
     for trial in range(6):
         rungs.reach(trial, 1, trial / 10)
-    assert rungs.hopeless(0, 1, target=12) and not rungs.hopeless(0, 1, target=18)
+    assert rungs.hopeless(0, 1, target=20) and not rungs.hopeless(0, 1, target=24)
     assert not rungs.hopeless(3, 1, target=3), "three are trained to the end, however few there are"
 
 
@@ -77,7 +88,7 @@ def test_the_leader_is_the_best_of_the_highest_rung_and_nobody_without_a_rung() 
 
 
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=40))
-def test_of_a_rung_exactly_one_in_three_has_earned_to_go_on_and_they_are_the_best(values: list[float]) -> None:
+def test_of_a_rung_exactly_one_in_four_has_earned_to_go_on_and_they_are_the_best(values: list[float]) -> None:
     rungs, paused, continued = Rungs([1]), {}, []
     for trial, value in enumerate(values):
         rungs.reach(trial, 1, value)
@@ -85,7 +96,7 @@ def test_of_a_rung_exactly_one_in_three_has_earned_to_go_on_and_they_are_the_bes
     while (found := rungs.next(paused)) is not None:
         continued.append(found)
         del paused[found]
-    assert len(continued) == len(values) // 3
+    assert len(continued) == len(values) // 4
     assert sorted((values[n] for n in continued), reverse=True) == sorted(values, reverse=True)[: len(continued)]
 
 
@@ -93,16 +104,16 @@ def report(images: int, seconds: float) -> EpochReport:
     return EpochReport(0, EARLY, 0.5, 0.5, 1.0, 0.5, 1.0, images, seconds)
 
 
-def test_a_first_rung_may_cost_a_tenth_of_what_was_spent_and_ten_seconds_always() -> None:
+def test_a_first_rung_may_cost_a_tenth_of_what_was_spent_and_five_seconds_always() -> None:
     costs = Costs(8192)
-    assert costs.affordable(9.9) and not costs.affordable(11.0)
+    assert costs.affordable(4.9) and not costs.affordable(5.1)
     costs.spend(200.0)
     assert costs.affordable(20.0) and not costs.affordable(21.0)
 
 
 def test_what_a_first_rung_costs_is_foretold_at_the_rate_of_the_trials_before() -> None:
     costs = Costs(1000)
-    costs.learn(1e6, [report(1000, 11.5)])
-    costs.learn(2e6, [report(1000, 21.5)])
+    costs.learn(1e6, [report(1000, 11.0)])
+    costs.learn(2e6, [report(1000, 21.0)])
     costs.learn(None, [report(1000, 99.0)])
     assert costs.first_rung(3e6) == pytest.approx(30.0) and costs.first_rung(None) == 0

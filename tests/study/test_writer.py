@@ -16,7 +16,7 @@ from autofash.errors import LedgerError, NoTrial, StudyBusy, StudyMismatch, Stud
 from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, State, StudySettings
 from autofash.space import ChoiceParam, FloatParam, NamedConfig, Space
 from autofash.study import Study, StudyWriter, list_studies, load_study
-from autofash.study.samplers import PausedAsPruned
+from autofash.study.samplers import paused_as_pruned
 from autofash.study.writer import Asked, seed_of
 
 STORAGE = "sqlite:///studies/studies.db"
@@ -260,15 +260,18 @@ def test_starters_whose_queueing_was_cut_short_are_queued_once_each() -> None:
     assert [one and one.origin for one in asked] == ["starter 8", "starter 16", "sampled"]
 
 
-def test_starters_come_first_and_only_those_within_the_space() -> None:
-    fits = NamedConfig("good", {"family": "cnn", "learning_rate": 1e-3, "width": 8, "dropout": 0.3})
-    beyond = NamedConfig("wide", {"family": "cnn", "learning_rate": 1e-3, "width": 64})
-    writer = opened(starters=(beyond, fits))
-    first, second = writer.ask(), writer.ask()
+def test_starters_come_first_each_at_its_nearest_config_in_the_space_and_none_twice() -> None:
+    good = NamedConfig("good", {"family": "cnn", "learning_rate": 1e-3, "width": 8, "dropout": 0.3})
+    wide, wider = (
+        NamedConfig(str(width), {"family": "cnn", "learning_rate": 1e-3, "width": width}) for width in (64, 99)
+    )
+    other = NamedConfig("other", {"family": "mlp", "learning_rate": 1e-3})
+    writer = opened(starters=(good, wide, wider, other))
+    asked = [writer.ask() for _ in range(3)]
     writer.close()
-    assert first and second
-    assert (first.origin, first.config) == ("starter good", {"family": "cnn", "learning_rate": 1e-3, "width": 8})
-    assert second.origin == "sampled"
+    assert [one and one.origin for one in asked] == ["starter good", "starter 64", "sampled"]
+    assert [one and one.config["width"] for one in asked[:2]] == [8, 16]
+    assert asked[0] and asked[0].config == {"family": "cnn", "learning_rate": 1e-3, "width": 8}
 
 
 def test_a_config_that_is_finished_is_not_run_again() -> None:
@@ -461,8 +464,8 @@ def test_a_dear_config_is_put_off_until_the_search_can_afford_it_and_run_when_no
 
 def test_a_writer_that_died_leaves_paused_trials_paused_and_those_it_had_put_off_too() -> None:
     writer = at_rungs()
-    paused = [begin(writer), begin(writer)]
-    assert [look(writer, asked, value) for asked, value in zip(paused, (0.8, 0.7), strict=True)] == ["pause", "pause"]
+    paused = [begin(writer) for _ in range(3)]
+    assert [look(writer, *pair) for pair in zip(paused, (0.8, 0.7, 0.5), strict=True)] == ["pause"] * 3
     dear = writer.ask()
     assert dear is not None and writer.built(ModelBuilt(dear.number, parameters=7, work=1e9)).action == "pause"
     writer.tell(Outcome(dear.number, Ending.DONE))
@@ -470,13 +473,13 @@ def test_a_writer_that_died_leaves_paused_trials_paused_and_those_it_had_put_off
     writer._lock.release()  # as the system does with a dead process's
     writer = at_rungs()
     states = {trial.number: trial.state for trial in writer.trials()}
-    assert [states[asked.number] for asked in (*paused, dear)] == [State.PAUSED] * 3
+    assert [states[asked.number] for asked in (*paused, dear)] == [State.PAUSED] * 4
     assert states[running.number] is State.FAILED and State.WAITING in states.values()
-    third = writer.ask()
-    assert third is not None and third.origin == f"retry of {running.number}"
-    assert look(writer, third, 0.6) == "pause"
+    fourth = writer.ask()
+    assert fourth is not None and fourth.origin == f"retry of {running.number}"
+    assert look(writer, fourth, 0.6) == "pause"
     continued = writer.ask()
-    assert continued is not None and continued.number == paused[0].number, "the best of three has earned it"
+    assert continued is not None and continued.number == paused[0].number, "the best of four has earned it"
     assert [report.epoch for report in continued.reports] == [0]
     writer.close()
 
@@ -485,7 +488,7 @@ def test_a_continued_trial_whose_writer_died_is_paused_where_it_paused_before() 
     writer = at_rungs()
     first = begin(writer)
     look(writer, first, 0.9)
-    for value in (0.5, 0.4):
+    for value in (0.5, 0.4, 0.3):
         look(writer, begin(writer), value)
     again = writer.ask()
     assert again is not None and again.number == first.number
@@ -505,12 +508,29 @@ def test_a_continued_trial_whose_writer_died_is_paused_where_it_paused_before() 
     writer.close()
 
 
+def epoch_1(writer: StudyWriter, asked: Asked, value: float) -> str:
+    said = EpochReport(asked.number, 1, value, value, 0.3, value, 0.3, images=50_000, seconds=20.0)
+    return str(writer.observe(said).action)
+
+
+def test_a_starter_that_is_ahead_of_all_goes_on_though_too_few_have_come_to_its_rung() -> None:
+    settings = replace(SETTINGS, pruner="asha", sampler="random", epochs=6)
+    starters = [
+        NamedConfig(str(rate), {"family": "cnn", "learning_rate": rate, "width": 8}) for rate in (1e-3, 2e-3, 3e-3)
+    ]
+    writer = StudyWriter("s", STORAGE, settings, target=20, images=50_000, starters=starters)
+    asked = [begin(writer) for _ in range(3)]
+    assert [look(writer, *pair) for pair in zip(asked, (0.6, 0.5, 0.7), strict=True)] == ["go", "pause", "go"]
+    assert [epoch_1(writer, *pair) for pair in ((asked[2], 0.8), (asked[0], 0.7))] == ["go", "pause"]
+    writer.close()
+
+
 def test_paused_trials_are_seen_as_pruned_by_the_sampler_and_as_running_by_nobody_but_the_ledger() -> None:
     writer = at_rungs()
     asked = begin(writer)
     look(writer, asked, 0.5)
     ledger = writer._study
-    seen = PausedAsPruned(ledger, {asked.number})
+    seen = paused_as_pruned(ledger, {asked.number})
     assert [trial.state for trial in ledger.get_trials()] == [TrialState.RUNNING]
     assert [(trial.state, trial.value) for trial in seen.get_trials()] == [(TrialState.PRUNED, 0.5)]
     assert seen.get_trials(states=(TrialState.RUNNING,)) == []
@@ -537,22 +557,22 @@ def test_at_the_end_the_leaders_are_trained_on_and_what_is_paused_is_pruned_with
 
 
 def test_a_trial_that_is_stopped_at_its_early_look_is_pruned_and_never_failed() -> None:
-    writer = at_rungs(target=6)
-    for value in (0.9, 0.8, 0.7):
+    writer = at_rungs(target=8)
+    for value in (0.9, 0.8, 0.7, 0.6):
         look(writer, begin(writer), value)
     best = writer.ask()
     assert best is not None and best.number == 0
     last = begin(writer)
-    assert look(writer, last, 0.1) == "stop", "three are ahead, and two of six can go on"
+    assert look(writer, last, 0.1) == "stop", "four are ahead, and no more than three will go on"
     [record] = [trial for trial in writer.trials() if trial.number == last.number]
     assert (record.state, record.value, record.curve) == (State.PRUNED, 0.1, ())
-    assert record.why == "early look: 0.1000 is below the rung's best third, 0.9000"
+    assert record.why == "early look: 0.1000 is below the rung's best quarter, 0.9000"
     writer.close()
 
 
 def test_what_is_read_in_short_of_a_trial_is_what_its_record_says() -> None:
     writer = at_rungs()
-    for value in (0.9, 0.5, 0.4):
+    for value in (0.9, 0.5, 0.4, 0.3):
         look(writer, begin(writer), value)
     going = writer.ask()
     assert going is not None
@@ -561,7 +581,7 @@ def test_what_is_read_in_short_of_a_trial_is_what_its_record_says() -> None:
     short = {found.number: (found.state, found.value) for found in writer.read.standings()}
     assert short == {record.number: (record.state, record.value) for record in writer.trials()}
     assert short[going.number] == (State.RUNNING, 0.6), "an early look of 0.9 is not an epoch's figure"
-    assert writer.read.summary().paused == 2
+    assert writer.read.summary().paused == 3
     writer.close()
 
 
