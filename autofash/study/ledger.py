@@ -69,6 +69,8 @@ LOCK_SECONDS = 120.0
 MOST_NUMBERS = 1_000  # in one query
 DEFAULT_STORAGE = "sqlite:///studies/studies.db"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+# What SQLAlchemy raises where a database server does not answer, or has dropped the connection.
+GONE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.PendingRollbackError)
 DAMAGED = ("malformed", "not a database", "unsupported file format", "Could not decode")  # what SQLite says then
 DATABASE_TROUBLES = {  # what the database says → fact, fix, code
     "readonly": ("the database cannot be written", "chmod u+rw on it and its folder", "E-DB-READONLY"),
@@ -567,12 +569,14 @@ def ledger_errors(storage: str) -> Iterator[None]:
     except UnicodeDecodeError as error:  # in the names of tables and columns
         raise damaged(path, str(error), where) from error
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
-        text = str(error.__cause__ or error)
+        # Optuna says no more than that there was an error; its cause says which.
+        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+        text = str(getattr(cause, "orig", None) or cause)
         if "disk is full" in text or "No space left" in text:
             raise ResourceError(
                 "the disk is full", "the same command, once there is room", where=where, code="E-DISK-FULL"
             ) from error
-        if path is None and _is_gone(error):
+        if path is None and isinstance(cause, GONE):
             raise LedgerError(
                 f"the database cannot be reached: {text.splitlines()[0][:200]}",
                 "the same command, once it can",
@@ -586,12 +590,6 @@ def ledger_errors(storage: str) -> Iterator[None]:
             (f"the database refuses: {text.splitlines()[0][:200]}", "--storage with another database", "E-DB"),
         )
         raise LedgerError(fact, fix, where=where, code=code) from error
-
-
-def _is_gone(error: BaseException) -> bool:
-    """Whether a database server does not answer, or has dropped the connection."""
-    lost = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.PendingRollbackError)
-    return isinstance(error, lost) or isinstance(error.__cause__, lost)
 
 
 @contextmanager
