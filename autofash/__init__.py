@@ -129,6 +129,7 @@ def search(
     sampler: str | None = None,
     pruner: str | None = None,
     objective: str | None = None,
+    patience_seconds: float | None = None,
     storage: str | None = None,
     starters: bool | None = None,
     listeners: Sequence[Listener] = (),
@@ -138,8 +139,9 @@ def search(
     space: name, file or Space; default cnn. dataset: fashion_mnist, mnist, cifar10 or digits; default the first where it is
     found or can be fetched, else digits. trials: finished ones in all, default 50; more: raises that total.
     budget_seconds: wall clock. target: objective at which to stop, a fraction. epochs: most of each trial. sampler: tpe,
-    random, grid, qmc, cmaes. pruner: asha, hyperband, median, none. objective: accuracy or macro_f1. storage: database URL,
-    default sqlite:///studies/studies.db. listeners: called with every event of the search.
+    random, grid, qmc, cmaes. pruner: asha, hyperband, median, none. objective: accuracy or macro_f1. patience_seconds: a trial
+    that says nothing for so long is given up, default an hour. storage: database URL, default sqlite:///studies/studies.db.
+    listeners: called with every event of the search.
 
     Raises UsageError, SpaceError, DataError, StudyError, NoTrial when nothing was completed, Interrupted upon Ctrl-C.
     """
@@ -163,6 +165,7 @@ def search(
         sampler=sampler,
         pruner=pruner,
         objective=objective,
+        patience_seconds=patience_seconds,
         storage=storage or DEFAULT_STORAGE,
         starters=starters,
     )

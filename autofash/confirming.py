@@ -10,7 +10,7 @@ from pathlib import Path
 from autofash import data
 from autofash.errors import UsageError
 from autofash.executors import Executor
-from autofash.loop import Listener, conduct
+from autofash.loop import Listener, conduct, outlasting
 from autofash.records import Rerun
 from autofash.request import Progress, SearchRequest
 from autofash.study import Confirmed, Study, StudyWriter, check_searched, confirmed
@@ -52,9 +52,15 @@ def confirm(
         for record in leaders
     ]
     request = SearchRequest(workers=workers, storage=study.storage)
-    with closing(StudyWriter(confirmation_name(study.name), study.storage, settings, target=None)) as writer:
-        writer.queue(runs)
-        conduct(
-            writer, request, settings, prepared, listeners, task=task, executor=executor, again="the same command again"
-        )
+    again = "the same command again"
+
+    def attempt(left: SearchRequest) -> Study:
+        with closing(StudyWriter(confirmation_name(study.name), study.storage, settings, target=None)) as writer:
+            writer.queue(runs)
+            return conduct(writer, left, settings, prepared, listeners, task=task, executor=executor, again=again)
+
+    if executor:
+        attempt(request)
+    else:
+        outlasting(attempt, request)
     return confirmed(study)

@@ -21,6 +21,7 @@ AutofashError                      exit
 from __future__ import annotations
 
 import difflib
+import errno
 import itertools
 import re
 from collections.abc import Iterable
@@ -157,6 +158,16 @@ class InfeasibleConfig(AutofashError):
     """No model can be built from this config; it fails one trial, never the study."""
 
     code = "E-INFEASIBLE"
+
+
+def cannot_write(where: object, error: OSError, fix: str, code: str) -> ResourceError:
+    """The error of a file or folder that cannot be written: of this code, with this fix, unless it is the disk's fault."""
+    fact = f"cannot be written: {error.strerror}"
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        return ResourceError(fact, "the same command, once there is room", where=str(where), code="E-DISK-FULL")
+    if error.errno == errno.EIO:
+        return ResourceError(fact, "the same command, once the disk is mended", where=str(where), code="E-DISK")
+    return ResourceError(fact, fix, where=str(where), code=code)
 
 
 def disk_error(reason: str, where: str) -> ResourceError:

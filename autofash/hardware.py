@@ -24,6 +24,7 @@ class Plan:
     precision: str  # a Keras dtype policy
     devices: tuple[str, ...]  # GPU of each worker; empty without one
     why: str  # the plan in words
+    memory: int  # bytes that each worker may fill
 
     def device(self, slot: int) -> str:
         """CUDA_VISIBLE_DEVICES of the worker in this slot, from 0; empty without a GPU."""
@@ -47,6 +48,7 @@ def plan(workers: int | None = None) -> Plan:
             precision="mixed_bfloat16",
             devices=tuple(visible[slot % len(visible)] for slot in range(count)),
             why=f"{count} at once on {len(visible)} × {gpus[0]}",
+            memory=_share(memory, count),
         )
     affordable = max(1, int((memory - MEMORY_RESERVE) // MEMORY_PER_TRIAL))
     count = workers or min(cores, affordable)
@@ -60,7 +62,12 @@ def plan(workers: int | None = None) -> Plan:
         devices=(),
         why=f"{count} at once on {cores} cores{limited}, {threads} thread{'s' if threads > 1 else ''} each, "
         + precision.removeprefix("mixed_"),
+        memory=_share(memory, count),
     )
+
+
+def _share(memory: int, workers: int) -> int:
+    return int(max(memory - MEMORY_RESERVE, MEMORY_PER_TRIAL) / workers)
 
 
 def usable_cores() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import platform
 import signal
 import sys
@@ -9,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from autofash import data, hardware
-from autofash.errors import Interrupted, NoTrial, ResourceError, disk_error
+from autofash.errors import Interrupted, LedgerError, NoTrial, ResourceError, StudyBusy, cannot_write, disk_error
 from autofash.executors import Executor, ProcessExecutor
 from autofash.records import (
     Ending,
@@ -29,10 +31,14 @@ from autofash.records import (
 from autofash.request import Progress, SearchRequest, settle, total
 from autofash.space import load_starters
 from autofash.study import Study, StudyWriter
+from autofash.study.ledger import study_names
 from autofash.study.writer import QUEUE, Asked
 
 MOST_FAILURES = 10  # in a row
+PATIENCE_SECONDS = 3600.0  # with a trial that says nothing; nothing that the shipped spaces hold takes an hour an epoch
 POLL_SECONDS = 0.2
+LOST_SECONDS, LOST_POLL_SECONDS = 120.0, 1.0  # that a search waits for a database server
+log = logging.getLogger("autofash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +120,50 @@ def search(
     Raises AutofashError: SpaceError, DataError, StudyError, NoTrial, ResourceError, Interrupted.
     """
     settings, name, prepared = settle(request, progress)
-    starters = load_starters() if settings.starters else ()
-    with closing(
-        StudyWriter(
-            name, request.storage, settings, target=total(request, name), images=prepared.train, starters=starters
-        )
-    ) as writer:
-        return conduct(writer, request, settings, prepared, listeners, task=task, executor=executor)
+    starters, target = load_starters() if settings.starters else (), total(request, name)
+
+    def attempt(left: SearchRequest) -> Study:
+        with closing(
+            StudyWriter(name, request.storage, settings, target=target, images=prepared.train, starters=starters)
+        ) as writer:
+            return conduct(writer, left, settings, prepared, listeners, task=task, executor=executor)
+
+    return attempt(request) if executor else outlasting(attempt, request)
+
+
+def outlasting(attempt: Callable[[SearchRequest], Study], request: SearchRequest) -> Study:
+    """Run a search; where it loses its database server, wait for it for two minutes, and go on as after a kill.
+
+    attempt: opens the study and conducts its search, as far as the request, whose budget shrinks, goes.
+    """
+    began, lost, left = time.monotonic(), -math.inf, request
+    while True:
+        try:
+            return attempt(left)
+        except LedgerError as error:
+            if error.code != "E-DB-LOST":
+                raise
+            log.warning("autofash: warning[W-DB-LOST]: %s; waiting for up to two minutes", error.problems[0].fact)
+            lost = time.monotonic()
+            _wait_for(request.storage, lost + LOST_SECONDS)
+        except StudyBusy:
+            if time.monotonic() > lost + LOST_SECONDS:
+                raise
+            time.sleep(LOST_POLL_SECONDS)  # the server may not have noticed yet that we were gone
+        if request.budget_seconds is not None:
+            left = replace(request, budget_seconds=max(0.0, request.budget_seconds - (time.monotonic() - began)))
+
+
+def _wait_for(storage: str, until: float) -> None:
+    """Return when the database answers; raise what it says, or does not say, at that moment (monotonic)."""
+    while True:
+        try:
+            study_names(storage)
+            return
+        except LedgerError as error:
+            if error.code != "E-DB-LOST" or time.monotonic() > until:
+                raise
+        time.sleep(LOST_POLL_SECONDS)
 
 
 def conduct(
@@ -155,11 +198,19 @@ def conduct(
     again = again or f"autofash search --study {writer.read.arguments}"
     try:
         _Search(writer, request, settings, plan, prepared, listeners, task, again).run(executor)
-    finally:
-        used = hardware.energy_joules()
-        spent = {"energy_joules": used - joules} if used is not None and joules is not None and used >= joules else {}
-        writer.note_run_end(run, {"seconds": round(time.monotonic() - began, 3), **spent})
+    except (LedgerError, ResourceError):
+        raise  # a ledger that could not be written just now is not waited for once more
+    except BaseException:
+        _note_end(writer, run, began, joules)
+        raise
+    _note_end(writer, run, began, joules)
     return writer.read
+
+
+def _note_end(writer: StudyWriter, run: int, began: float, joules: float | None) -> None:
+    used = hardware.energy_joules()
+    spent = {"energy_joules": used - joules} if used is not None and joules is not None and used >= joules else {}
+    writer.note_run_end(run, {"seconds": round(time.monotonic() - began, 3), **spent})
 
 
 class _Search:
@@ -183,6 +234,7 @@ class _Search:
         )
         self._began = time.monotonic()
         writer.ends_at = self._began + request.budget_seconds if request.budget_seconds is not None else None
+        writer.memory = plan.memory
 
     @property
     def _finished(self) -> int:
@@ -201,7 +253,11 @@ class _Search:
             self._end(f"all {self._finished} trials are finished already")
             return
         with _stop_signals() as stopped:
-            runner = executor or ProcessExecutor(self._task.partition(":")[0], log=self._writer.folder / "server.log")
+            runner = executor or ProcessExecutor(
+                self._task.partition(":")[0],
+                log=self._writer.folder / "server.log",
+                patience_seconds=self._request.patience_seconds or PATIENCE_SECONDS,
+            )
             try:
                 why = self._loop(runner, stopped)
                 for trial in list(self._running):
@@ -212,7 +268,9 @@ class _Search:
         if stopped:
             self._raise_interrupted(stopped[0])
         if not self._writer.read.leaderboard(1):
-            top = max(set(self._failures), key=self._failures.count) if self._failures else why
+            unbuilt = (trial.why for trial in self._writer.trials() if trial.finished and trial.value is None)
+            reasons = self._failures or [*unbuilt] or [why]
+            top = max(set(reasons), key=reasons.count)
             raise NoTrial(
                 f"no trial was completed: {top}",
                 f"autofash show {self._writer.read.arguments}, or look into {self._writer.folder}/trials",
@@ -262,9 +320,7 @@ class _Search:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ResourceError(
-                f"cannot be made: {error.strerror}", "room and rights there", where=str(folder)
-            ) from None
+            raise cannot_write(folder, error, f"chmod u+rwx {folder.parent}", "E-STUDY-DIR") from None
         self._tell(TrialBegan(asked.number, dict(asked.config), asked.epochs, asked.origin, asked.reports))
         self._running[asked.number] = slot
         executor.submit(

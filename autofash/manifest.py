@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autofash import failpoints
-from autofash.errors import ResourceError, UnsafeFile, brief, cut
+from autofash.errors import ResourceError, UnsafeFile, brief, cannot_write, cut
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -104,12 +103,7 @@ def remedy(folder: Path, manifest: Mapping[str, Any]) -> str:
 
 def not_writable(folder: Path, error: OSError) -> ResourceError:
     """The error of a folder that cannot be written, or of a disk that is full or broken."""
-    fix, code = {
-        errno.ENOSPC: ("room on that disk", "E-DISK-FULL"),
-        errno.EIO: ("the same command, once that disk is mended", "E-DISK"),
-    }.get(error.errno or 0, (f"chmod u+w {folder}", "E-EXPORT-DIR"))
-    where = str(error.filename or folder)
-    return ResourceError(f"cannot be written: {error.strerror}", fix, where=where, code=code)
+    return cannot_write(error.filename or folder, error, f"chmod u+w {folder}", "E-EXPORT-DIR")
 
 
 def digest(path: Path) -> str:

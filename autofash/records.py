@@ -103,7 +103,7 @@ class Ending(StrEnum):
     """How a trial's process ended."""
 
     DONE = "done"  # the task returned
-    FAILED = "failed"  # the task raised; the reason says what
+    FAILED = "failed"  # the task raised, or hung; the reason says what
     DIED = "died"  # the process was killed or crashed: worth one more attempt
     LOST = "lost"  # stopped through no fault of its own: it is queued again
     DISK = "disk"  # its disk is full or broken: it is queued again, and whoever runs it had better stop

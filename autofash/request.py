@@ -40,6 +40,7 @@ class SearchRequest:
     sampler: str | None = None  # default tpe
     pruner: str | None = None  # default asha
     objective: str | None = None  # default accuracy
+    patience_seconds: float | None = None  # a trial that says nothing for so long hangs, and fails; default an hour
     storage: str = DEFAULT_STORAGE
     starters: bool | None = None  # begin with the known-good configs; default yes
 
@@ -123,6 +124,8 @@ def _check(request: SearchRequest) -> None:
         problems.append(Problem(f"--seed {request.seed} is not between 0 and {2**31 - 1}", "--seed 0"))
     if request.target is not None and not 0 < request.target <= 1:
         problems.append(Problem(f"--target {request.target:g} is no fraction", "--target 0.93"))
+    if request.patience_seconds is not None and request.patience_seconds <= 0:
+        problems.append(Problem(f"--patience {request.patience_seconds:g}s is not above 0", "--patience 1h"))
     if request.trials is not None and request.more is not None:
         problems.append(Problem("--trials and --more exclude each other", "one of them"))
     if problems:

@@ -33,11 +33,17 @@ def run_trial(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     """
     take_resources(spec)
     found = data.load(spec.data)
-    model = compiled(spec, found.train_images.shape[1:], len(found.classes), len(found.train_images))
+    height, width, channels = found.train_images.shape[1:]
+    with keras.StatelessScope(
+        initialize_variables=False
+    ):  # no weight is made: a model that is too large takes no memory
+        model = models.build(spec.config, (height, width, channels), len(found.classes))
     built = ModelBuilt(spec.trial, model.count_params(), work_of(model))
     if report(built).action is Action.GO:
+        with keras.StatelessScope():
+            pass  # at whose end the weights are made
         fit(
-            model,
+            prepared(model, spec, len(found.train_images)),
             spec,
             found.train_images,
             found.train_labels,
@@ -69,7 +75,11 @@ def take_resources(spec: TrialSpec) -> None:
 def compiled(spec: TrialSpec, image_shape: tuple[int, ...], classes: int, images: int) -> keras.Model:
     """The model of spec.config, ready to train on this many images for its epochs."""
     height, width, channels = image_shape
-    model = models.build(spec.config, (height, width, channels), classes)
+    return prepared(models.build(spec.config, (height, width, channels), classes), spec, images)
+
+
+def prepared(model: keras.Model, spec: TrialSpec, images: int) -> keras.Model:
+    """A model with the optimizer, loss and metrics of spec.config for its epochs of this many images."""
     steps = max(1, images // _batch_size(spec.config, images)) * spec.epochs
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=float(spec.config.get("label_smoothing", 0.0)))
     model.compile(optimizer=optimizer(spec.config, steps), loss=loss, metrics=["accuracy"])

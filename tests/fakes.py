@@ -8,6 +8,7 @@ import errno
 import json
 import math
 import os
+import resource
 import signal
 import tempfile
 import time
@@ -196,3 +197,59 @@ def tell_about_itself(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
         "session": os.getsid(0),
         "device": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
     }
+
+
+def hang(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """In every second trial, say nothing after the first epoch, and go on when asked to end."""
+    if spec.trial % 2 == 0:
+        return learn(spec, report)
+    signal.signal(signal.SIGTERM, lambda *_: print("was asked to end", flush=True))
+    report(report_of(spec, 1, 0.5))
+    while True:
+        time.sleep(60)
+
+
+def be_slow(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Take much longer in all than anybody's patience lasts, and say something in between."""
+    for epoch in range(1, spec.epochs + 1):
+        time.sleep(0.7)
+        report(report_of(spec, epoch, 0.5))
+    return {}
+
+
+def outgrow_the_machine(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Say, in every second trial, that the model has a trillion parameters, and build it where nobody minds."""
+    if spec.trial % 2 == 0:
+        return learn(spec, report)
+    if report(ModelBuilt(spec.trial, parameters=10**12, work=1e6)).action is Action.GO:
+        bytearray(16 * 10**12)
+    return {}
+
+
+def never_fit(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Say that the model has a trillion parameters."""
+    report(ModelBuilt(spec.trial, parameters=10**12, work=1e6))
+    return {}
+
+
+def ask_for_too_much(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Fill more memory than the system grants the process, in every second trial."""
+    if spec.trial % 2:
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+        bytearray(2**32)
+    return learn(spec, report)
+
+
+def find_the_disk_full(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """From the third trial on, until there is a file named room, find no room for a checkpoint."""
+    if spec.trial >= 2 and not Path(os.environ["AUTOFASH_FAKE_MARKS"], "room").exists():
+        report(report_of(spec, 1, 0.5))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint/new.npz")
+    return learn(spec, report)
+
+
+def fail_in_colours(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Fail, in every second trial, with a message that would draw on a terminal and run on a page."""
+    if spec.trial % 2:
+        raise ValueError("<img src=x onerror=alert(1)>\x1b]0;owned\x07\x1b[2J\r& [bold]")
+    return learn(spec, report)

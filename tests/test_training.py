@@ -17,7 +17,7 @@ from autofash.checkpoint import Checkpoint
 from autofash.data import prepare
 from autofash.errors import InfeasibleConfig
 from autofash.executors import ProcessExecutor
-from autofash.records import Ending, EpochReport, Outcome, Report, TrialSpec, Verdict
+from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, Report, TrialSpec, Verdict
 from tests.contracts.test_executor import everything
 
 pytestmark = pytest.mark.keras
@@ -162,6 +162,28 @@ def test_augmentation_and_label_smoothing_are_the_trainings_not_the_validations(
 def test_a_loss_that_leaves_the_numbers_fails_the_trial(executor: ProcessExecutor) -> None:
     end, _ = outcome(executor, spec(trial=1, epochs=5, optimizer="sgd", learning_rate=1e30))
     assert end.ending is Ending.FAILED and "not finite" in end.reason
+
+
+def test_a_model_that_is_too_large_is_refused_before_its_weights_take_memory(executor: ProcessExecutor) -> None:
+    giant = {"family": "cnn", "width": 1024, "depth": 8, "conv_blocks": 3, "kernel_size": 15}
+    executor.submit(spec(**giant))
+    began, ends = time.monotonic(), []
+    while not ends:
+        for event in executor.events(0.5):
+            if isinstance(event, ModelBuilt):
+                assert event.parameters > 10**10 and event.work > 10**10, "40 GB, had they been made"
+                executor.reply(event.trial, Verdict.stop("too large"))
+            if isinstance(event, Outcome):
+                ends.append(event)
+        assert time.monotonic() - began < 120
+    assert ends[0].ending is Ending.DONE and ends[0].details["parameters"] > 10**10
+
+
+def test_a_trial_begins_with_the_weights_that_its_seed_gives_whenever_they_are_made(executor: ProcessExecutor) -> None:
+    given = spec(epochs=1, family="cnn", conv_blocks=2, width=8, normalization="batch", head_dropout=0.3)
+    _, told = outcome(executor, given)  # made after the verdict about its size
+    here = run(given)  # made as the layers are
+    assert told[0].loss == pytest.approx(here[0].loss, rel=1e-3)
 
 
 def test_a_config_that_cannot_be_built_fails_at_once_with_its_reason(executor: ProcessExecutor) -> None:

@@ -57,6 +57,9 @@ def main() -> None:
         if arguments:
             complain(_usage_error(error, arguments))
         code = 2 if arguments else 0  # `autofash` alone shows its help
+    except KeyboardInterrupt:  # before Typer was there to take it
+        complain(errors.Interrupted("interrupted", "the same command again"))
+        code = 130
     except BrokenPipeError:
         code = _quiet_end()
     except SystemExit as error:  # how rich and Typer take a closed pipe, as in `autofash best | head`

@@ -36,6 +36,7 @@ from autofash.study import Study
 from autofash.study.ledger import is_confirmation
 
 RECENT = 6  # finished trials on the screen
+KILLED = "its process was killed"  # how the reason of such a trial begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class LiveScreen:
             case SearchBegan():
                 self._began, self._finished, self._at_start = event, event.finished, event.finished
                 self._note = "starting Keras, about ten seconds"
+                self._running.clear()  # of a search whose database was lost
                 self._paused = {found.number for found in event.study.standings() if found.state is State.PAUSED}
                 self._at_start += len(self._paused)
                 ranked = event.study.leaderboard(1)
@@ -210,9 +212,9 @@ class PlainLines:
                 value = f" {percent(record.value)}" if record.value is not None else ""
                 what = record.why or config_text(record.config)
                 head = f"{event.finished}/{event.target}  trial {record.number} {record.state}{value}"
-                print(f"{head} in {duration(record.seconds)}: {what}", flush=True)
+                print(printable(f"{head} in {duration(record.seconds)}: {what}"), flush=True)
             case SearchEnded():
-                print(f"{event.why} ({duration(event.seconds)})", flush=True)
+                print(printable(f"{event.why} ({duration(event.seconds)})"), flush=True)
             case _:
                 pass
 
@@ -225,9 +227,12 @@ def _download_row(name: str, done: int, total: int) -> RenderableType:
 
 
 def warn(event: SearchEvent) -> None:
-    """A listener that prints nothing but warnings, on stderr: that other data had to serve, that trials kept failing."""
+    """A listener that prints nothing but warnings, on stderr: other data had to serve, a trial was killed, many failed."""
     if isinstance(event, SearchBegan) and event.settings.substituted:
         print(f"autofash: warning[W-DATA]: {substitution(event)}", file=sys.stderr)
+    if isinstance(event, TrialEnded) and event.record.state is State.FAILED and event.record.why.startswith(KILLED):
+        told = f"trial {event.record.number}: {printable(event.record.why)}"
+        print(f"autofash: warning[W-WORKER-KILLED]: {told}", file=sys.stderr)
     if isinstance(event, SearchEnded) and event.failing:
         print(f"autofash: warning[W-FAILURES]: {printable(event.why)}", file=sys.stderr)
 

@@ -53,6 +53,15 @@ def search(
     pruner: Annotated[
         str | None, typer.Option(help="asha, hyperband, median or none.", show_default="asha", rich_help_panel=MORE)
     ] = None,
+    patience: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Give up a trial that says nothing for so long.",
+            show_default="1h",
+            rich_help_panel=MORE,
+        ),
+    ] = None,
     objective: Annotated[
         str | None, typer.Option(help="accuracy or macro_f1.", show_default="accuracy", rich_help_panel=MORE)
     ] = None,
@@ -94,6 +103,7 @@ def search(
         "study": study,
         "workers": workers,
         "epochs": epochs,
+        "patience": patience,
         "target": target,
         "seed": seed,
         "sampler": sampler,
@@ -105,8 +115,9 @@ def search(
     if trials is None and "trials" in told:
         settings["at_least"] = settings.pop("trials")
     request = SearchRequest(
-        **{name: value for name, value in settings.items() if name != "budget"},
-        budget_seconds=_seconds(settings.get("budget")),
+        **{name: value for name, value in settings.items() if name not in ("budget", "patience")},
+        budget_seconds=_seconds(settings.get("budget"), "--budget"),
+        patience_seconds=_seconds(settings.get("patience"), "--patience"),
         more=more,
         new_study=new_study,
         data_dir=data_dir,
@@ -130,9 +141,9 @@ def _told(definition: Path | None) -> dict[str, Any]:
     return {"study": definition.stem, **settings}
 
 
-def _seconds(budget: str | None) -> float | None:
-    if budget is None:
+def _seconds(duration: str | None, option: str) -> float | None:
+    if duration is None:
         return None
     from autofash.study.definition import seconds
 
-    return seconds(budget)
+    return seconds(duration, option)

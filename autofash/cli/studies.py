@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from autofash.cli.options import Json, Storage, storage_url
 
 
-def studies(storage: Storage = None, json: Json = False) -> None:
+def studies(
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Bring a file of an older Optuna up to date; it is backed up first.")
+    ] = False,
+    storage: Storage = None,
+    json: Json = False,
+) -> None:
     """List the studies, the one last updated first.
 
     **autofash studies**
     """
-    from autofash.cli.terminal import ago, console, plain, print_json, shown, table
+    from autofash.cli.terminal import ago, console, plain, print_json, say, shown, table
     from autofash.figures import percent
     from autofash.study import list_studies
+    from autofash.study.ledger import upgrade as upgraded
 
+    if upgrade:
+        kept = upgraded(storage_url(storage))
+        told = f"The tables are up to date now; the file as it was: {kept}" if kept else "The tables are up to date."
+        if not json:
+            say(shown(told))
     found = list_studies(storage_url(storage))
     if json:
         print_json(plain(found))

@@ -33,7 +33,6 @@ def serve(channel: Channel) -> NoReturn:
     if told is None:
         os._exit(0)
     spec = TrialSpec(**told[0])
-    _write_to(spec.log)
     if spec.device:
         os.environ["CUDA_VISIBLE_DEVICES"] = spec.device
     verdicts: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
@@ -46,6 +45,7 @@ def serve(channel: Channel) -> NoReturn:
     channel.send({"started": os.getpid()})
     scratch = ""
     try:
+        _write_to(spec.log)
         scratch = tempfile.mkdtemp(prefix=f"trial-{spec.trial}-")
         tempfile.tempdir = os.environ["TMPDIR"] = scratch
         ended = {"ended": "done", "details": dict(resolve(spec.task)(spec, report))}

@@ -16,13 +16,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from autofash.errors import ResourceError
+from autofash.errors import ResourceError, cannot_write
 from autofash.executors.channel import ORDER, Channel, Message
 from autofash.executors.protocol import Event
 from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, Started, TrialSpec, Verdict
 
 CLOSING_SECONDS = 5.0
 MOST_RESTARTS = 3  # of the server, without a trial that ended well in between
+GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL, for a trial that is given up
+LONGEST_LOOK = 2.0  # seconds that pass between two looks at the trials, unless this process was stopped itself
 
 
 @dataclass(slots=True)
@@ -30,6 +32,9 @@ class _Running:
     order: int  # of this submission: a trial may be submitted again
     channel: Channel
     submitted: float  # monotonic
+    pid: int = 0  # once it has started
+    silent: float = 0.0  # seconds since its last word or the last answer to it, as far as this process was awake
+    given_up: signal.Signals | None = None  # what it was last sent for its silence
 
 
 class ProcessExecutor:
@@ -37,10 +42,14 @@ class ProcessExecutor:
 
     preload: module that the server imports once; its trials find it loaded.
     log: file for what the server itself prints.
+    patience_seconds: a trial that says nothing for so long hangs: it is ended, and fails; None: however long it takes.
     """
 
-    def __init__(self, preload: str = "autofash.training", log: Path | None = None) -> None:
-        self._preload, self._log = preload, log
+    def __init__(
+        self, preload: str = "autofash.training", log: Path | None = None, patience_seconds: float | None = None
+    ) -> None:
+        self._preload, self._log, self._patience = preload, log, patience_seconds
+        self._looked = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._running: dict[int, _Running] = {}
         self._events: list[Event] = []
@@ -50,7 +59,7 @@ class ProcessExecutor:
         try:
             self._scratch = Path(tempfile.gettempdir()) / f"autofash-{secrets.token_hex(8)}"
         except OSError as error:
-            raise ResourceError(f"no temporary folder can be made: {error.strerror}", "room there, or TMPDIR") from None
+            raise cannot_write(tempfile.gettempdir(), error, "TMPDIR=a folder that can be", "E-TMPDIR") from None
         self.server: subprocess.Popen[bytes] | None = None
         self.started_as = ""  # "fork" or "spawn", once the server is ready
         self._start()
@@ -79,12 +88,14 @@ class ProcessExecutor:
                 self._hear_server()
             elif key.data in self._running:
                 self._hear_trial(key.data)
+        self._look_for_silence()
         events, self._events = self._events, []
         return events
 
     def reply(self, trial: int, verdict: Verdict) -> None:
         """Answer a trial's report; a trial that is gone is passed over."""
         if trial in self._running:
+            self._running[trial].silent = 0.0
             try:
                 self._running[trial].channel.send({"action": verdict.action.value, "why": verdict.why})
             except OSError:
@@ -112,9 +123,7 @@ class ProcessExecutor:
         try:
             out = self._log.open("ab") if self._log else None
         except OSError as error:
-            raise ResourceError(
-                f"cannot be written: {error.strerror}", "room and rights there", where=str(self._log)
-            ) from None
+            raise cannot_write(self._log, error, f"chmod u+w {self._log}", "E-STUDY-DIR") from None
         try:
             self.server = subprocess.Popen(
                 [
@@ -186,7 +195,11 @@ class ProcessExecutor:
         while trial in self._running and self._hear_trial(trial):
             pass
         if trial in self._running:
-            self._end(trial, Ending.DIED, _cause_of_death(status))
+            running = self._running[trial]
+            if running.given_up is not None:
+                self._end(trial, Ending.FAILED, f"timeout: it said nothing for {self._patience:,.0f} s")
+            else:
+                self._end(trial, Ending.DIED, _cause_of_death(status))
 
     def _hear_trial(self, trial: int) -> bool:
         """Pass on what the trial says; False when there is nothing more to hear."""
@@ -196,12 +209,36 @@ class ProcessExecutor:
             if running.channel in self._selector.get_map():
                 self._selector.unregister(running.channel)  # the server will say how it died
             return False
+        running.silent = 0.0
         for message in messages:
             self._pass_on(trial, running, message)
         return True
 
+    def _look_for_silence(self) -> None:
+        """End trials that hang: SIGTERM, and SIGKILL ten seconds later.
+
+        Time in which this process was itself stopped, with the machine or by Ctrl-Z, counts for nothing.
+        """
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, LONGEST_LOOK), now
+        for running in self._running.values():
+            running.silent += passed
+            if self._patience is None or not running.pid:
+                continue
+            if running.silent >= self._patience + GRACE_SECONDS and running.given_up is signal.SIGTERM:
+                running.given_up = signal.SIGKILL
+            elif running.silent >= self._patience and running.given_up is None:
+                running.given_up = signal.SIGTERM
+            else:
+                continue
+            try:
+                os.kill(running.pid, running.given_up)
+            except ProcessLookupError:
+                pass  # the server will say how it died
+
     def _pass_on(self, trial: int, running: _Running, message: Message) -> None:
         if "started" in message:
+            running.pid = message["started"]
             self._events.append(Started(trial, message["started"], time.monotonic() - running.submitted))
         elif "said" in message:
             kind = ModelBuilt if message.pop("said") == "ModelBuilt" else EpochReport

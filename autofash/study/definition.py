@@ -27,6 +27,7 @@ class StudyDefinition(BaseModel):
     trials: int | None = None
     epochs: int | None = None
     budget: str | None = None  # such as "30m"
+    patience: str | None = None  # such as "1h"
     target: float | None = None
     workers: int | None = None
     seed: int | None = None
@@ -49,14 +50,14 @@ def load_definition(path: Path) -> StudyDefinition:
     return definition
 
 
-def seconds(duration: str) -> float:
-    """A duration such as 90s, 30m or 1h30m in seconds. Raises UsageError.
+def seconds(duration: str, option: str = "--budget") -> float:
+    """A duration such as 90s, 30m or 1h30m in seconds. Raises UsageError, which names the option.
 
     >>> seconds("1h30m")
     5400.0
     """
     parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", duration.strip())
     if not parts or not any(parts.groups()):
-        raise UsageError(f"{duration!r} is no duration", "--budget 30m, 90s or 1h30m")
+        raise UsageError(f"{duration!r} is no duration", f"{option} 30m, 90s or 1h30m")
     hours, minutes, rest = (float(part or 0) for part in parts.groups())
     return hours * 3600 + minutes * 60 + rest

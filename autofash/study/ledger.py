@@ -10,13 +10,14 @@ import sqlite3
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import filelock
 import optuna
 import sqlalchemy
 import sqlalchemy.exc
@@ -29,6 +30,7 @@ from autofash.errors import (
     LedgerError,
     NoTrial,
     ResourceError,
+    SpaceError,
     StudyMismatch,
     StudyMissing,
     UsageError,
@@ -37,6 +39,7 @@ from autofash.errors import (
 )
 from autofash.records import Config, EpochReport, Standing, State, StudySettings, StudySummary, TrialRecord
 from autofash.space import space_from_table
+from autofash.study.lock import StudyLock
 from autofash.study.rows import (
     SCHEMA,
     TRIALS,
@@ -49,6 +52,15 @@ from autofash.study.rows import (
 )
 from autofash.study.rungs import EARLY
 from autofash.study.sole import SoleStorage
+from autofash.study.soundness import (
+    REVISION,
+    back_up,
+    backup_of,
+    check_schema,
+    check_sound,
+    damaged,
+    impatient,
+)
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -57,13 +69,10 @@ LOCK_SECONDS = 120.0
 MOST_NUMBERS = 1_000  # in one query
 DEFAULT_STORAGE = "sqlite:///studies/studies.db"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+# What SQLAlchemy raises where a database server does not answer, or has dropped the connection.
+GONE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.PendingRollbackError)
+DAMAGED = ("malformed", "not a database", "unsupported file format", "Could not decode")  # what SQLite says then
 DATABASE_TROUBLES = {  # what the database says → fact, fix, code
-    "malformed": (
-        "the database is damaged; it was not touched",
-        "a copy of it, or --storage with a new file",
-        "E-DB-CORRUPT",
-    ),
-    "not a database": ("this is no database; it was not touched", "--storage with another file", "E-DB-CORRUPT"),
     "readonly": ("the database cannot be written", "chmod u+rw on it and its folder", "E-DB-READONLY"),
     "unable to open": ("the database cannot be opened", "chmod u+rw on it and its folder", "E-DB-READONLY"),
     "Permission denied": ("the database's folder cannot be used", "chmod u+rwx on it", "E-DB-READONLY"),
@@ -96,7 +105,7 @@ class Study:
                 raise StudyMissing(
                     f"there is no study {name!r}: {redacted(storage)} does not exist yet", "autofash search --trials 50"
                 )
-            with reader.connect() as connection:
+            with understood(storage), reader.connect() as connection:
                 found = read_studies(connection, name).get(name)
                 if found is None:
                     fact, fix = unknown("study", name, read_studies(connection))
@@ -108,8 +117,11 @@ class Study:
                 f"the study {name!r} was not written by autofash, or by a newer one (format {attributes.get('format')})",
                 "another study; `autofash studies` lists them",
             )
-        self.settings = StudySettings(**attributes["settings"])
-        self.space = space_from_table(self.settings.space_table, name=self.settings.space, where=self.settings.space)
+        with understood(storage):
+            self.settings = StudySettings(**attributes["settings"])
+            self.space = space_from_table(
+                self.settings.space_table, name=self.settings.space, where=self.settings.space
+            )
 
     @cached_property
     def _study(self) -> optuna.Study:
@@ -129,10 +141,7 @@ class Study:
     @property
     def arguments(self) -> str:
         """What names this study on a command line: its name, and its storage where that is not the default one."""
-        elsewhere = (
-            "" if self.storage == DEFAULT_STORAGE else f" --storage {shlex.quote(redacted(self.storage, url=True))}"
-        )
-        return f"{self.name}{elsewhere}"
+        return f"{self.name}{storage_argument(self.storage)}"
 
     @property
     def openings(self) -> list[dict[str, Any]]:
@@ -244,7 +253,7 @@ class Study:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with ledger_errors(self.storage), self._reader.connect() as connection:
+        with ledger_errors(self.storage), understood(self.storage), self._reader.connect() as connection:
             yield connection
 
     def _records(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
@@ -334,7 +343,7 @@ def study_names(storage: str) -> set[str]:
 @contextmanager
 def _reading(storage: str) -> Iterator[Connection | None]:
     """A connection to the ledger; None where there is none yet."""
-    with ledger_errors(storage):
+    with ledger_errors(storage), understood(storage):
         reader = open_reader(storage)
         with reader.connect() if reader else nullcontext() as connection:
             yield connection
@@ -398,9 +407,52 @@ def open_reader(storage: str) -> Engine | None:
     with reader.connect() as connection:
         if not has_tables(connection):
             return None
+        check_schema(connection, storage, redacted(storage), f"autofash studies --upgrade{storage_argument(storage)}")
         if schema_version(connection) != SCHEMA:
             open_storage(storage)  # raises where Optuna cannot read it either
     return reader
+
+
+def examine(storage: str) -> None:
+    """Refuse a ledger that cannot be trusted, and keep a backup of a SQLite file that can. Under the creation lock."""
+    path = sqlite_path(storage)
+    if path is not None and path.exists():
+        check_sound(path, LOCK_SECONDS)
+        back_up(path, backup_of(path))
+    open_reader(storage)  # raises where its tables are older or newer than ours
+
+
+def upgrade(storage: str) -> Path | None:
+    """Bring a SQLite ledger of an older Optuna up to date, and return where it lies as it was; None where nothing is to be done.
+
+    It is done on a copy, which then takes the ledger's place: cut short, it has changed nothing. No study may be searched
+    meanwhile. Raises StudyBusy, LedgerError, UsageError for another database than SQLite.
+    """
+    path = sqlite_path(storage)
+    if path is None:
+        raise UsageError(
+            f"{redacted(storage)} is not a SQLite file, whose backup autofash could keep",
+            "pg_dump, or whatever backs it up, and then: optuna storage upgrade --storage URL",
+        )
+    with ledger_errors(storage), ExitStack() as locked:
+        if not path.exists():
+            return None
+        locked.enter_context(filelock.FileLock(path.parent / ".creation.lock"))
+        for folder in (found.parent for found in path.parent.glob("*/search.lock")):
+            locked.callback(StudyLock(folder, folder.name).release)
+        check_sound(path, LOCK_SECONDS)
+        with closing(sqlite3.connect(path)) as connection:
+            [revision] = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        if revision == REVISION:
+            return None
+        kept, beside = path.with_name(f"{path.name}.{revision}"), path.with_name(f".{path.name}.upgraded")
+        back_up(path, beside)
+        upgraded = RDBStorage(f"sqlite:///{beside}", skip_compatibility_check=True)
+        upgraded.upgrade()
+        upgraded.engine.dispose()
+        back_up(path, kept)
+        beside.rename(path)
+    return kept
 
 
 def open_storage(storage: str, *, write: bool = False, sole: bool = False) -> LeanStorage:
@@ -410,7 +462,8 @@ def open_storage(storage: str, *, write: bool = False, sole: bool = False) -> Le
     """
     path, kind = sqlite_path(storage), SoleStorage if sole else LeanStorage
     if path is None:
-        return kind(storage)
+        # A writer keeps its connections, and a server drops those that lie idle.
+        return kind(storage, engine_kwargs={"pool_pre_ping": True} if sole else {"poolclass": sqlalchemy.NullPool})
     if write and not path.exists():
         _create_database(path)
     opened = kind(storage, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
@@ -462,6 +515,11 @@ def artifact_store(storage: str) -> Path:
     return artifacts(storage) / ".artifacts"
 
 
+def storage_argument(storage: str) -> str:
+    """What names a storage at the end of a command line: nothing where it is the default one."""
+    return "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(redacted(storage, url=True))}"
+
+
 def redacted(storage: str, *, url: bool = False) -> str:
     """The URL without its password, for messages; a SQLite file as its path, unless a URL is wanted."""
     path = sqlite_path(storage)
@@ -500,32 +558,48 @@ def fitting_name(name: str) -> str:
 @contextmanager
 def ledger_errors(storage: str) -> Iterator[None]:
     """Turn what the database says into one line with a fix."""
+    path, where = sqlite_path(storage), redacted(storage)
     try:
-        yield
+        with impatient(path, where):
+            yield
     except ImportError as error:
         raise LedgerError(
-            f"the database's driver is not installed: {error}", "pip install it", where=redacted(storage)
+            f"the database's driver is not installed: {error}", "pip install 'autofash[postgresql]'", where=where
         ) from error
+    except UnicodeDecodeError as error:  # in the names of tables and columns
+        raise damaged(path, str(error), where) from error
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
-        text, where = str(error.__cause__ or error), redacted(storage)
+        # Optuna says no more than that there was an error; its cause says which.
+        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+        text = str(getattr(cause, "orig", None) or cause)
         if "disk is full" in text or "No space left" in text:
             raise ResourceError(
                 "the disk is full", "the same command, once there is room", where=where, code="E-DISK-FULL"
             ) from error
+        if path is None and isinstance(cause, GONE):
+            raise LedgerError(
+                f"the database cannot be reached: {text.splitlines()[0][:200]}",
+                "the same command, once it can",
+                where=where,
+                code="E-DB-LOST",
+            ) from error
+        if any(word in text for word in DAMAGED):
+            raise damaged(path, text.splitlines()[0][:200], where) from error
         fact, fix, code = next(
             (told for word, told in DATABASE_TROUBLES.items() if word in text),
             (f"the database refuses: {text.splitlines()[0][:200]}", "--storage with another database", "E-DB"),
         )
         raise LedgerError(fact, fix, where=where, code=code) from error
-    except RuntimeError as error:
-        if "version" not in str(error):
-            raise
-        raise LedgerError(
-            f"the database was written by another Optuna than {optuna.__version__}: {str(error).splitlines()[0]}",
-            "pip install --upgrade autofash",
-            where=redacted(storage),
-            code="E-DB-NEWER",
-        ) from error
+
+
+@contextmanager
+def understood(storage: str) -> Iterator[None]:
+    """While rows of the ledger are read: what makes no sense was damaged, for we wrote it otherwise."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, SpaceError) as error:
+        what = f"what it says makes no sense ({type(error).__name__}: {str(error)[:100]})"
+        raise damaged(sqlite_path(storage), what, redacted(storage)) from error
 
 
 def as_json(value: object) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 
 import sqlalchemy
 from optuna.distributions import json_to_distribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import (
@@ -34,6 +35,8 @@ from sqlalchemy import (
     select,
     table,
 )
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import SQLAlchemyError
 
 from autofash import failpoints
 from autofash.study.rungs import EARLY
@@ -79,6 +82,8 @@ class LeanStorage(RDBStorage):
     def __init__(self, url: str, engine_kwargs: dict[str, Any] | None = None) -> None:
         super().__init__(url, engine_kwargs)
         self._bound: Connection | None = None  # of a commit of several changes that is under way
+        self._failed: BaseException | None = None  # what first went wrong in it
+        sqlalchemy.event.listen(self.engine, "handle_error", self._note_failure)
 
     @contextmanager
     def at_once(self, passage: str) -> Iterator[None]:
@@ -89,18 +94,27 @@ class LeanStorage(RDBStorage):
         if self._bound is not None:
             yield
             return
+        self._failed = None
         with self.engine.begin() as connection:
             self.remove_session()
             self.scoped_session.configure(bind=connection)
             self._bound = connection
             try:
                 yield
+            except (StorageInternalError, SQLAlchemyError) as error:
+                # Optuna tries some things again, which then fail because the transaction is over, not because the disk is full.
+                if self._failed is None:
+                    raise
+                raise self._failed from error
             finally:
                 self._bound = None
                 self.remove_session()
                 self.scoped_session.configure(bind=self.engine)
             failpoints.reach(passage)
         failpoints.reach(passage)
+
+    def _note_failure(self, context: ExceptionContext) -> None:
+        self._failed = self._failed or context.sqlalchemy_exception
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """The trial of this id. Raises KeyError."""

@@ -9,12 +9,12 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -39,21 +39,27 @@ from autofash.study.ledger import (
     as_json,
     check_name,
     create_or_load,
+    examine,
     is_confirmation,
     ledger_errors,
     noted_config,
     open_storage,
     reports_of,
+    sqlite_path,
+    study_names,
+    understood,
 )
-from autofash.study.lock import StudyLock
+from autofash.study.lock import ServerLock, StudyLock, creating
 from autofash.study.pruners import check_pruner, make_pruning
 from autofash.study.samplers import check_sampler, key_of, make_sampler, paused_as_pruned, suggest, untried
+from autofash.study.soundness import check_local
 from autofash.study.underway import Situation, Underway
 
 ATTEMPTS = 2  # of a trial whose own process dies
 MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
 PATIENCE = 3  # with a sampler's duplicates, before a config that is left is taken instead
 COUNTABLE = 10_000  # configs
+BYTES_A_PARAMETER = 16  # in training: the weight, its gradient, and the two moments of Adam, each a float32
 QUEUE = "queue"  # the sampler of a study that runs what it is given, and nothing else
 FIXED_SETTINGS = ("data_fingerprint", "space_fingerprint", "objective", "epochs", "seed", "validation")
 
@@ -96,13 +102,19 @@ class StudyWriter:
             check_sampler(settings.sampler)
         check_pruner(settings.pruner)
         self.folder = artifacts(storage) / name
-        with ledger_errors(storage):
+        with ledger_errors(storage), understood(storage):
+            if (path := sqlite_path(storage)) is not None:
+                check_local(path)
+            if name in study_names(storage):  # what will not do when the study is free is said while it is busy, too
+                _check_same(Study(name, storage), settings)
             artifacts(storage).mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = StudyLock(self.folder, name)
+            self._lock, self._held = StudyLock(self.folder, name), ExitStack()
             try:
-                # One process creates: several at once crash Optuna's schema creation.
-                with filelock.FileLock(artifacts(storage) / ".creation.lock"):
+                self._held.callback(ServerLock(storage, name).release)
+                with creating(storage, artifacts(storage)):
+                    examine(storage)
                     self._storage = open_storage(storage, write=True, sole=True)
+                    self._held.callback(self._storage.engine.dispose)
                     self._study = create_or_load(name, self._storage, settings, target or 50)
                 self.read = Study(name, storage)
                 _check_same(self.read, settings)
@@ -116,6 +128,7 @@ class StudyWriter:
                 self._pruning = make_pruning(settings.pruner, self._study, settings.epochs, images)
                 self._exhausted = False
                 self.ends_at: float | None = None  # monotonic: when this search's budget ends; its loop knows
+                self.memory: float = math.inf  # bytes that a trial may fill; its loop knows
                 self._finished: dict[str, int] = {}
                 self._few = self._space.few_configs(COUNTABLE)
                 self._count: Counter[TrialState] = Counter()
@@ -129,7 +142,7 @@ class StudyWriter:
                 self._recall()
                 self._remove_checkpoints()
             except BaseException:
-                self._lock.release()
+                self.close()
                 raise
 
     @property
@@ -165,9 +178,18 @@ class StudyWriter:
             return self._continued(due) if due is not None else None
 
     def built(self, said: ModelBuilt) -> Verdict:
-        """Note how dear a trial is, and put it off where it would cost more than its share before it could be judged."""
+        """Note how dear a trial is; stop it where its model does not fit into memory, and put it off where it would cost more
+        than its share before it could be judged.
+        """
         running = self._open[said.trial]
         running.work = said.work
+        needed = said.parameters * BYTES_A_PARAMETER
+        if needed > self.memory:
+            running.stopped = (
+                f"too large: to train {said.parameters:,} parameters takes {needed / 2**30:,.1f} GiB, "
+                f"and a trial has {self.memory / 2**30:,.1f}"
+            )
+            return Verdict.stop(running.stopped)
         running.pausing = self._pruning.puts_off(running)
         return Verdict.pause(running.pausing) if running.pausing else Verdict.go()
 
@@ -273,6 +295,7 @@ class StudyWriter:
 
     def close(self) -> None:
         """Let others write."""
+        self._held.close()
         self._lock.release()
 
     def _recall(self) -> None:

@@ -1,7 +1,8 @@
 """`autofash` itself, whose trials are the stand-ins of `tests.fakes`, as fast as it can be started again and again.
 
-`python -m tests.faults.command search --trials 6 …` is one such command. `Commands` starts many, each a process of its own,
-forked from one that has imported everything: a second of imports would be most of what a test of many kills takes.
+`python -m tests.faults.command search --trials 6 …` is one such command; AUTOFASH_FAKE names what trials do. `Commands` starts
+many, each a process of its own, forked from one that has imported everything: a second of imports would be most of what a test
+of many kills takes.
 
 A command prints what it tells of its trials as JSON, a line each; of a study that it takes up, also what is wrong with it.
 """
@@ -200,13 +201,13 @@ def command() -> None:
     from autofash.records import TrialSpec
 
     class StandIns(ProcessExecutor):
-        def __init__(self, preload: str = "", log: Path | None = None) -> None:
-            super().__init__("tests.fakes", log)
+        def __init__(self, preload: str = "", log: Path | None = None, **more: Any) -> None:
+            super().__init__("tests.fakes", log, **more)
 
         def submit(self, spec: TrialSpec) -> None:
-            super().submit(replace(spec, task=f"tests.fakes:{TASKS[spec.task.partition(':')[2]]}"))
+            super().submit(replace(spec, task=f"tests.fakes:{tasks[spec.task.partition(':')[2]]}"))
 
-    search = loop.search
+    search, tasks = loop.search, {**TASKS, "run_trial": os.environ.get("AUTOFASH_FAKE", TASKS["run_trial"])}
 
     def told_of(request: Any, listeners: Sequence[Any] = (), **settings: Any) -> Any:
         return search(request, [*listeners, _tell], **settings)
@@ -216,6 +217,7 @@ def command() -> None:
     undrawn = ModuleType("autofash.report")  # pictures for the dashboard take longer than all else here
     undrawn.attach_pictures = lambda study: None
     sys.modules["autofash.report"] = undrawn
+    print("READY", flush=True)
     cli.main()
 
 
@@ -226,7 +228,8 @@ def _tell(event: Any) -> None:
     match facts["event"]:
         case "SearchBegan":
             facts["finished"] = event.finished
-            facts["broken"] = broken(event.study.storage, event.study.name, workers=(), searching=True)
+            if event.study.storage.startswith("sqlite"):
+                facts["broken"] = broken(event.study.storage, event.study.name, workers=(), searching=True)
         case "TrialEnded":
             facts["record"] = told(event.record)
         case "TrialPaused":
