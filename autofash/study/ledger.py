@@ -451,7 +451,7 @@ def redacted(storage: str, *, url: bool = False) -> str:
     """The URL without its password, for messages; a SQLite file as its path, unless a URL is wanted."""
     path = sqlite_path(storage)
     if path is not None:
-        return storage if url else str(path)
+        return without_secrets(storage) if url else str(path)
     return without_secrets(sqlalchemy.make_url(storage).render_as_string(hide_password=True))  # ?password=… too
 
 
@@ -470,7 +470,7 @@ def check_name(name: str, storage: str) -> None:
     if not NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be a study's name: letters, digits, _ . and - only, at most 64",
-            f"--study {fitting_name(name)}",
+            f"--study {fitting_name(without_secrets(name))}",
         )
     path = sqlite_path(storage)
     if path is not None and name.startswith(path.name):
@@ -492,7 +492,7 @@ def ledger_errors(storage: str) -> Iterator[None]:
             f"the database's driver is not installed: {error}", "pip install it", where=redacted(storage)
         ) from error
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
-        text, where = str(error.__cause__ or error), redacted(storage)
+        text, where = without_secrets(str(error.__cause__ or error), of=storage), redacted(storage)
         if "disk is full" in text or "No space left" in text:
             raise ResourceError(
                 "the disk is full", "the same command, once there is room", where=where, code="E-DISK-FULL"
