@@ -16,8 +16,9 @@ from autofash.errors import LedgerError, NoTrial, StudyBusy, StudyMismatch, Stud
 from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, State, StudySettings
 from autofash.space import ChoiceParam, FloatParam, NamedConfig, Space
 from autofash.study import Study, StudyWriter, list_studies, load_study
+from autofash.study.proposals import seed_of
 from autofash.study.samplers import paused_as_pruned
-from autofash.study.writer import Asked, seed_of
+from autofash.study.writer import Asked
 
 STORAGE = "sqlite:///studies/studies.db"
 SPACE = Space(
@@ -470,7 +471,7 @@ def test_a_writer_that_died_leaves_paused_trials_paused_and_those_it_had_put_off
     assert dear is not None and writer.built(ModelBuilt(dear.number, parameters=7, work=1e9)).action == "pause"
     writer.tell(Outcome(dear.number, Ending.DONE))
     running = begin(writer)
-    writer._lock.release()  # as the system does with a dead process's
+    writer.close()  # as the system does with a dead process's
     writer = at_rungs()
     states = {trial.number: trial.state for trial in writer.trials()}
     assert [states[asked.number] for asked in (*paused, dear)] == [State.PAUSED] * 4
@@ -493,7 +494,7 @@ def test_a_continued_trial_whose_writer_died_is_paused_where_it_paused_before() 
     again = writer.ask()
     assert again is not None and again.number == first.number
     assert State.RUNNING in {trial.state for trial in writer.trials()}
-    writer._lock.release()
+    writer.close()
     writer = at_rungs()
     [record] = [trial for trial in writer.trials() if trial.number == first.number]
     assert record.state is State.PAUSED and record.seconds == 5.0
