@@ -150,7 +150,9 @@ def test_whoever_opens_the_study_queues_what_a_dead_writer_left_running() -> Non
 def test_a_sweep_that_is_itself_killed_queues_nothing_twice() -> None:
     dead = opened()
     asked = dead.ask()
-    dead._queue_again(dead._study.get_trials(deepcopy=False)[0], 0)  # what a sweep does first; then it is killed
+    dead._proposals.add_again(
+        dead._study.get_trials(deepcopy=False)[0], 0
+    )  # what a sweep does first; then it is killed
     dead.close()
     heir = opened()
     again = heir.ask()
@@ -165,7 +167,7 @@ def test_a_trial_killed_before_it_had_a_config_is_not_queued() -> None:
     dead._study.ask()
     dead.close()
     heir = opened()
-    assert not heir._queued()
+    assert not [trial for trial in heir.trials() if trial.state is State.WAITING]
     heir.close()
 
 
@@ -179,7 +181,7 @@ def test_a_trial_that_is_asked_for_is_in_the_ledger_whole_or_not_at_all(
 
     writer._study.enqueue_trial({"learning_rate": 0.01, "width": 8})
     with monkeypatch.context() as cut:
-        cut.setattr("autofash.study.writer.suggest", suggest_half)
+        cut.setattr("autofash.study.proposals.suggest", suggest_half)
         with pytest.raises(RuntimeError, match="cut short"):
             writer.ask()
     assert [(trial.state, trial.config) for trial in load_study("s").trials()] == [(State.WAITING, {})]
