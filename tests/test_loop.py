@@ -152,7 +152,7 @@ def test_pruned_trials_say_why_and_count_as_finished() -> None:
     pruned = [trial for trial in study.trials() if trial.state is State.PRUNED]
     reason = r"epoch [14]: 0\.\d{4}(, among the first there| is below the rung's best quarter, 0\.\d{4})"
     assert pruned and all(re.fullmatch(reason, trial.why) for trial in pruned)
-    assert all(len(trial.curve) in (1, 3) for trial in pruned)
+    assert all(len(trial.curve) in (1, 4) for trial in pruned)
 
 
 def test_a_trial_that_pauses_is_continued_from_its_checkpoint_and_never_trained_again() -> None:
@@ -186,8 +186,10 @@ def test_trials_that_are_paused_when_the_budget_ends_are_taken_up_by_the_next_se
     second, events = search(trials=len(first.trials()) + 8, epochs=6)
     now = {t.number: t for t in second.trials()}
     assert all(now[n].finished and now[n].curve[: len(t.curve)] == t.curve for n, t in paused.items())
-    again = [e.report for e in events if isinstance(e, TrialReported) and e.report.trial in paused]
-    assert all(said.epoch > len(paused[said.trial].curve) for said in again)
+    # One that was continued, and runs when the budget ends, goes back to where it paused.
+    waited = {number for number, trial in paused.items() if trial.why != "interrupted"}
+    again = [event.report for event in events if isinstance(event, TrialReported) and event.report.trial in waited]
+    assert waited and all(said.epoch > len(paused[said.trial].curve) for said in again)
 
 
 @pytest.mark.parametrize("pruner", ["asha", "hyperband", "median", "none"])

@@ -79,8 +79,8 @@ def read_idx(path: Path) -> Array:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def read_npz(path: Path, names: tuple[str, ...]) -> tuple[Array, ...]:
-    """These arrays of whole numbers of an .npz file.
+def read_npz(path: Path, names: tuple[str, ...], *, kinds: str = "iu") -> tuple[Array, ...]:
+    """These arrays of an .npz file. kinds: NumPy's letters for the kinds of numbers that will do; whole ones, or "iuf".
 
     Raises DataError where the file cannot be read, DataCorrupt when an array is missing or damaged, and UnsafeFile for pickles
     and for what unpacks to more than LARGEST_ARRAY bytes.
@@ -90,7 +90,7 @@ def read_npz(path: Path, names: tuple[str, ...]) -> tuple[Array, ...]:
             if stream.read(1) == b"\x80":
                 raise pickled(path)
             with open_zip(stream, str(path), LARGEST_ARRAY) as archive:
-                return tuple(_read_array(path, archive, name) for name in names)
+                return tuple(_read_array(path, archive, name, kinds) for name in names)
     except AutofashError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy's header parser have a dozen words for a broken file
@@ -111,12 +111,12 @@ def read_npy_header(path: Path, stream: IO[bytes]) -> tuple[tuple[int, ...], boo
     return shape, by_column, dtype
 
 
-def _read_array(path: Path, archive: zipfile.ZipFile, name: str) -> Array:
+def _read_array(path: Path, archive: zipfile.ZipFile, name: str, kinds: str) -> Array:
     member = archive.getinfo(f"{name}.npy")
     with archive.open(member) as stream:
         shape, by_column, dtype = read_npy_header(path, stream)
         size = math.prod(shape) * dtype.itemsize
-        if dtype.kind not in "iu" or min(shape, default=0) < 0 or size > member.file_size:
+        if dtype.kind not in kinds or min(shape, default=0) < 0 or size > member.file_size:
             _refuse(path, f"`{name}` claims {dtype} {shape}, and has {member.file_size:,} bytes")
         return np.frombuffer(stream.read(size), dtype).reshape(shape, order="F" if by_column else "C")
 

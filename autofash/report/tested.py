@@ -136,7 +136,7 @@ def _read(folder: Path, told: Mapping[str, Any]) -> Tested:
     kept = GALLERY in told["files"]  # a model of an earlier autofash has none
     manifest.verify(folder, told, [PREDICTIONS, GALLERY] if kept else [PREDICTIONS])
     names = tuple(str(name) for name in told["classes"])
-    probabilities, labels = read_npz(folder / PREDICTIONS, ("probabilities", "labels"))
+    probabilities, labels = read_npz(folder / PREDICTIONS, ("probabilities", "labels"), kinds="iuf")
     if probabilities.shape != (len(labels), len(names)) or not np.isfinite(probabilities).all() or not len(labels):
         raise ValueError(f"probabilities {probabilities.shape} for {len(labels)} labels of {len(names)} classes")
     guesses = probabilities.argmax(axis=1)
