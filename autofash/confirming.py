@@ -15,7 +15,7 @@ from autofash.records import Rerun
 from autofash.request import Progress, SearchRequest
 from autofash.study import Confirmed, Study, StudyWriter, check_searched, confirmed
 from autofash.study.ledger import confirmation_name
-from autofash.study.writer import QUEUE, seed_of
+from autofash.study.proposals import QUEUE, seed_of
 
 MOST_SEEDS = 100
 

@@ -31,7 +31,7 @@ MOST_PROBLEMS = 50  # that are told of one file; one of a megabyte may have a hu
 # What stands between a name and an @, as in postgresql://me:secret@host, and what a query calls a password. A mistyped address
 # is no address to a parser of addresses, so that this looks for their like in any text.
 SECRETS = (
-    re.compile(r"""((?:(?<=//)|(?<![^\s'"(=]))[^\s:/@'"]*:)(?!//)\S*@"""),
+    re.compile(r"""((?:(?<=/)|(?<![^\s'"(=]))[^\s:/@'"]*:)(?!//)\S*@"""),
     re.compile(r"""(?i)([?&;][^\s=&;]*(?:pass|pwd|secret|token|key)[^\s=&;]*=)[^\s&;'"]+"""),
 )
 
@@ -214,12 +214,17 @@ def cut(text: str, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def without_secrets(text: str) -> str:
+def without_secrets(text: str, *, of: str = "") -> str:
     """The text with what looks like a password in a database's address made unreadable.
+
+    of: an address whose password the text may hold in parts: one with an @ in it is a host to some drivers.
 
     >>> without_secrets("postgresql://me:secret@host/studies")
     'postgresql://me:***@host/studies'
     """
+    for found in SECRETS[0].finditer(of):
+        for part in found[0].removeprefix(found[1]).split("@"):
+            text = text.replace(part, "***") if len(part) > 2 else text
     return SECRETS[1].sub(r"\1***", SECRETS[0].sub(r"\1***@", text))
 
 

@@ -32,7 +32,8 @@ from autofash.request import Progress, SearchRequest, settle, total
 from autofash.space import load_starters
 from autofash.study import Study, StudyWriter
 from autofash.study.ledger import study_names
-from autofash.study.writer import QUEUE, Asked
+from autofash.study.proposals import QUEUE
+from autofash.study.writer import Asked
 
 MOST_FAILURES = 10  # in a row
 PATIENCE_SECONDS = 3600.0  # with a trial that says nothing; nothing that the shipped spaces hold takes an hour an epoch

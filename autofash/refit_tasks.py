@@ -18,6 +18,7 @@ from autofash.errors import ResourceError
 from autofash.manifest import GALLERY, MODEL, PREDICTIONS
 from autofash.models.ensembles import averaged
 from autofash.records import Report, TrialSpec
+from autofash.runtimes import open_keras
 
 LARGEST_DRIFT = 1e-4  # of a probability between the model in memory and the reloaded file, both float32 on one machine
 COMPARED = 1000  # validation images
@@ -62,13 +63,13 @@ def assemble_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     Raises ResourceError when the reloaded model answers otherwise than the one in memory.
     """
     training.take_resources(spec)
-    members = [keras.models.load_model(file, safe_mode=True, compile=False) for file in spec.options["members"]]
+    members = [open_keras(Path(file)) for file in spec.options["members"]]
     model = averaged(members, flip=bool(spec.options["flip"]))
     file = Path(spec.options["folder"]) / MODEL
     _save(model, file)
     found = data.load(spec.data)
     compared = found.validation_images[:COMPARED]
-    reloaded = keras.models.load_model(file, safe_mode=True, compile=False)
+    reloaded = open_keras(file)
     drift = float(np.abs(training.probabilities(reloaded, compared) - training.probabilities(model, compared)).max())
     if not drift <= LARGEST_DRIFT:
         raise ResourceError(
@@ -90,7 +91,7 @@ def test_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     training.take_resources(spec)
     folder = Path(spec.options["folder"])
     test = open_test(spec.options["dataset"], Path(spec.options["source"]))
-    model = keras.models.load_model(folder / MODEL, safe_mode=True, compile=False)
+    model = open_keras(folder / MODEL)
     predicted = training.probabilities(model, test.images)
     rows = _telling(predicted, test.labels)
     for name, arrays in (

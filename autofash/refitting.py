@@ -35,7 +35,7 @@ from autofash.executors import Executor, ProcessExecutor
 from autofash.manifest import GALLERY, MODEL, PREDICTIONS
 from autofash.records import Ending, EpochReport, FittedModel, Outcome, TrialRecord, TrialSpec, Verdict
 from autofash.study import Candidate, Study, candidates, check_searched
-from autofash.study.writer import epochs_of
+from autofash.study.proposals import epochs_of
 
 Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all (0 where unknown)
 

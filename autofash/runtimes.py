@@ -73,15 +73,19 @@ def check_format(name: str, *, to_write: bool = False) -> Format:
     return found
 
 
-def load_keras(path: Path) -> Any:
-    """The keras.Model of a .keras file: looked into first, not compiled, and computing in float32.
-
-    Raises UnsafeFile for a file that may not be loaded.
-    """
+def open_keras(path: Path) -> Any:
+    """The keras.Model of a .keras file, looked into first, and not compiled. Raises UnsafeFile for one that may not be loaded."""
     check_keras_file(path)
     import keras
 
-    model = keras.models.load_model(path, safe_mode=True, compile=False)
+    return keras.models.load_model(path, safe_mode=True, compile=False)
+
+
+def load_keras(path: Path) -> Any:
+    """As open_keras, and computing in float32."""
+    import keras
+
+    model = open_keras(path)
     # Layers keep the precision that they were trained in. What is proven and shipped is float32: half the precision of a weight
     # would be a difference of 1e-2 between two runtimes.
     told = model.to_json()

@@ -42,9 +42,10 @@ from autofash import cli, hardware, loop  # noqa: E402, F401  what a coordinator
 from autofash.records import Action, Ending, EpochReport, ModelBuilt, Outcome, StudySettings  # noqa: E402
 from autofash.space import load_space  # noqa: E402
 from autofash.study.ledger import create_or_load, open_storage  # noqa: E402
+from autofash.study.proposals import seed_of  # noqa: E402
 from autofash.study.rungs import EARLY_IMAGES  # noqa: E402
 from autofash.study.samplers import suggest  # noqa: E402
-from autofash.study.writer import StudyWriter, seed_of  # noqa: E402
+from autofash.study.writer import StudyWriter  # noqa: E402
 
 SIZES = (100, 1_000, 10_000)
 ROUNDS = 5  # of each command, and of each process that writes

@@ -294,6 +294,10 @@ ARCHIVES: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "a config that is a number": (lambda folder, honest: packed(folder / "model.keras", b"1", parts(honest)[1]), ""),
     "a config of a million brackets": (
         lambda folder, honest: packed(folder / "model.keras", b"[" * 10**6 + b"]" * 10**6, parts(honest)[1]),
+        "E-TOO-LARGE",
+    ),
+    "a config of 100,000 brackets": (
+        lambda folder, honest: packed(folder / "model.keras", b"[" * 10**5 + b"]" * 10**5, parts(honest)[1]),
         "",
     ),
     "a config of 300 brackets": (

@@ -86,7 +86,7 @@ def prepare_for(settings: StudySettings, folder: Path) -> PreparedData:
 def load(folder: str | Path) -> SearchData:
     """The arrays of a prepared folder, memory-mapped."""
     place = Path(folder)
-    arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+    arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
     return SearchData(**arrays, classes=tuple(json.loads((place / "data.json").read_text())["classes"]))
 
 

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 Message = dict[str, Any]
+SCRATCH = "autofash-trials-"  # how the name of a server's temporary folder begins
 ORDER = 8  # bytes of an order's number, which the server is sent with the trial's socket
 
 

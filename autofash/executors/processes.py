@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autofash.errors import ResourceError, cannot_write
-from autofash.executors.channel import ORDER, Channel, Message
+from autofash.executors.channel import ORDER, SCRATCH, Channel, Message
 from autofash.executors.protocol import Event
 from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, Started, TrialSpec, Verdict
 
@@ -54,10 +54,8 @@ class ProcessExecutor:
         self._running: dict[int, _Running] = {}
         self._events: list[Event] = []
         self._restarts = self._submitted = 0
-        # Theirs alone, because TensorFlow leaves files behind in a process that ends as a trial does. The server makes it, and
-        # removes it where this process is killed.
         try:
-            self._scratch = Path(tempfile.gettempdir()) / f"autofash-{secrets.token_hex(8)}"
+            self._temporary = Path(tempfile.gettempdir())
         except OSError as error:
             raise cannot_write(tempfile.gettempdir(), error, "TMPDIR=a folder that can be", "E-TMPDIR") from None
         self.server: subprocess.Popen[bytes] | None = None
@@ -109,7 +107,6 @@ class ProcessExecutor:
         if self.server is not None:
             self._stop_server()
         self._selector.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)  # where the server was killed
 
     def _start(self) -> None:
         if self._restarts > MOST_RESTARTS:
@@ -118,6 +115,9 @@ class ProcessExecutor:
                 f"look into {self._log or 'its log'}",
                 code="E-SERVER",
             )
+        # Its trials' alone, because TensorFlow leaves files behind in a process that ends as a trial does. The server makes it,
+        # and a later one removes it where this process is killed.
+        self._scratch = self._temporary / f"{SCRATCH}{secrets.token_hex(8)}"
         ours, theirs = self._socketpair()
         os.set_inheritable(theirs.fileno(), True)
         try:
@@ -275,6 +275,7 @@ class ProcessExecutor:
         except subprocess.TimeoutExpired:
             self.server.kill()
             self.server.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)
         self.server, self.started_as = None, ""
 
 

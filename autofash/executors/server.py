@@ -1,15 +1,16 @@
 """The fork server: imports Keras once, while it has one thread, and forks every trial from there.
 
 `python -m autofash.executors.server FD MODULE SCRATCH`: FD is the coordinator's socket, MODULE what to import first, SCRATCH the
-temporary folder that it makes for itself and its children, and removes when the coordinator is gone. It says
-`ready` with its thread count and the way it starts children, then forks a child for every socket it is handed, and says
-`exited` for each that ends. When the coordinator is gone, its children are killed and it ends.
+temporary folder that it makes for itself and its children. It says `ready` with its thread count and the way it starts children,
+then forks a child for every socket it is handed, and says `exited` for each that ends. When the coordinator is gone, its children
+are killed and it ends.
 
 Forking is safe while one thread runs and no device was touched; otherwise every trial is started afresh, ten seconds slower.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import importlib
 import os
@@ -20,11 +21,12 @@ import socket
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 from autofash import failpoints
-from autofash.executors.channel import ORDER, Channel, Message
+from autofash.executors.channel import ORDER, SCRATCH, Channel, Message
 from autofash.executors.child import die_with_parent, serve
 
 
@@ -33,8 +35,7 @@ def main(descriptor: int, preload: str, scratch: Path) -> None:
     os.setsid()  # Ctrl-C in the terminal reaches the coordinator alone
     control = Channel(socket.socket(fileno=descriptor))
     try:
-        scratch.mkdir(mode=0o700, exist_ok=True)  # a server before this one, which was killed, has made it
-        os.environ["TMPDIR"] = str(scratch)
+        _own(scratch)
         failpoints.arm()
         module = importlib.import_module(preload)
     except BaseException:
@@ -47,11 +48,39 @@ def main(descriptor: int, preload: str, scratch: Path) -> None:
     except OSError:  # the coordinator is gone already
         told = {"failed": ""}
     if "failed" in told:
-        shutil.rmtree(scratch, ignore_errors=True)
         return
     gc.collect()
     gc.freeze()  # the children share these pages; a collection would copy them
-    _Server(control, scratch, fork=not unsafe).run()
+    _Server(control, fork=not unsafe).run()
+
+
+def _own(scratch: Path) -> None:
+    """Make the temporary folder, and remove those whose owners were killed with all their children.
+
+    A folder is locked from before it has its name, for as long as this process or a child of it lives; so one that can be locked
+    is nobody's. Process ids would not do: another container may see the same folder, and other processes.
+    """
+    for left in scratch.parent.glob(f"{SCRATCH}*"):
+        with suppress(OSError):  # it is in use, another user's, or was removed in between
+            lock = _locked(left)
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    beside = scratch.with_name(f".{scratch.name}")
+    beside.mkdir(mode=0o700)
+    _locked(beside)
+    beside.rename(scratch)
+    os.environ["TMPDIR"] = str(scratch)
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that locks a folder until it is closed, here and in all children. Raises OSError where another has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def threads() -> int:
@@ -74,8 +103,8 @@ def why_not_to_fork(module: ModuleType) -> str:
 
 
 class _Server:
-    def __init__(self, control: Channel, scratch: Path, *, fork: bool) -> None:
-        self._control, self._scratch, self._fork = control, scratch, fork
+    def __init__(self, control: Channel, *, fork: bool) -> None:
+        self._control, self._fork = control, fork
         self._orders: dict[int, int] = {}  # process → the order that it carries out
         self._spawned: dict[int, subprocess.Popen[bytes]] = {}
         self._wake, wakes = socket.socketpair()
@@ -84,7 +113,7 @@ class _Server:
         self._wakes = wakes
         signal.set_wakeup_fd(wakes.fileno())
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self._end(gone=False))
+        signal.signal(signal.SIGTERM, lambda *_: self._end())
 
     def run(self) -> None:
         selector = selectors.DefaultSelector()
@@ -151,20 +180,12 @@ class _Server:
             except OSError:
                 self._end()
 
-    def _end(self, *, gone: bool = True) -> None:
-        """End with all children. gone: whether the coordinator is, so that nobody else can remove the temporary folder."""
+    def _end(self) -> None:
         for pid in self._orders:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        for pid in self._orders:
-            try:
-                os.waitpid(pid, 0)
-            except ChildProcessError:
-                pass
-        if gone:
-            shutil.rmtree(self._scratch, ignore_errors=True)
         os._exit(0)
 
 

@@ -18,7 +18,7 @@ from autofash.report.tested import Tested, tested
 from autofash.space import ChoiceParam, FloatParam, IntParam, Param, load_space, shipped_spaces
 from autofash.study import Confirmed, Study, confirmed, is_settled, verdict
 from autofash.study.importances import FEWEST, importances
-from autofash.study.writer import epochs_of
+from autofash.study.proposals import epochs_of
 
 LEADERS = 10
 CURVES = 5

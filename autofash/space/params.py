@@ -13,7 +13,7 @@ from autofash.errors import brief, cut
 from autofash.records import Value
 
 Fault = tuple[str, str, str]  # key, fact, fix
-GRID_LIMIT = 1_000_000  # values of one parameter; more is no grid
+GRID_LIMIT = 100_000  # values of one parameter; more is no grid
 
 
 class _Param(BaseModel):

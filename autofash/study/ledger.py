@@ -524,7 +524,7 @@ def redacted(storage: str, *, url: bool = False) -> str:
     """The URL without its password, for messages; a SQLite file as its path, unless a URL is wanted."""
     path = sqlite_path(storage)
     if path is not None:
-        return storage if url else str(path)
+        return without_secrets(storage) if url else str(path)
     return without_secrets(sqlalchemy.make_url(storage).render_as_string(hide_password=True))  # ?password=… too
 
 
@@ -543,7 +543,7 @@ def check_name(name: str, storage: str) -> None:
     if not NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be a study's name: letters, digits, _ . and - only, at most 64",
-            f"--study {fitting_name(name)}",
+            f"--study {fitting_name(without_secrets(name))}",
         )
     path = sqlite_path(storage)
     if path is not None and name.startswith(path.name):
@@ -571,7 +571,7 @@ def ledger_errors(storage: str) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
         # Optuna says no more than that there was an error; its cause says which.
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-        text = str(getattr(cause, "orig", None) or cause)
+        text = without_secrets(str(getattr(cause, "orig", None) or cause), of=storage)
         if "disk is full" in text or "No space left" in text:
             raise ResourceError(
                 "the disk is full", "the same command, once there is room", where=where, code="E-DISK-FULL"

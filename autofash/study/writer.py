@@ -1,16 +1,13 @@
-"""The one process that writes a study: asks for configs, observes reports, tells outcomes, and mends what a crash left."""
+"""The one process that writes a study: asks for trials, observes reports, tells outcomes, and mends what a crash left."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import random
 import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,6 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autofash import failpoints
-from autofash.errors import StudyMismatch
 from autofash.records import (
     Action,
     Config,
@@ -32,36 +27,16 @@ from autofash.records import (
     TrialRecord,
     Verdict,
 )
-from autofash.space import NamedConfig, Space, space_from_table
-from autofash.study.ledger import (
-    Study,
-    artifacts,
-    as_json,
-    check_name,
-    create_or_load,
-    examine,
-    is_confirmation,
-    ledger_errors,
-    noted_config,
-    open_storage,
-    reports_of,
-    sqlite_path,
-    study_names,
-    understood,
-)
-from autofash.study.lock import ServerLock, StudyLock, creating
+from autofash.space import NamedConfig
+from autofash.study.ledger import as_json, ledger_errors, noted_config, reports_of, understood
+from autofash.study.opening import OpenedStudy
+from autofash.study.proposals import QUEUE, Proposals, epochs_of
 from autofash.study.pruners import check_pruner, make_pruning
-from autofash.study.samplers import check_sampler, key_of, make_sampler, paused_as_pruned, suggest, untried
-from autofash.study.soundness import check_local
+from autofash.study.samplers import check_sampler, key_of
 from autofash.study.underway import Situation, Underway
 
 ATTEMPTS = 2  # of a trial whose own process dies
-MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
-PATIENCE = 3  # with a sampler's duplicates, before a config that is left is taken instead
-COUNTABLE = 10_000  # configs
 BYTES_A_PARAMETER = 16  # in training: the weight, its gradient, and the two moments of Adam, each a float32
-QUEUE = "queue"  # the sampler of a study that runs what it is given, and nothing else
-FIXED_SETTINGS = ("data_fingerprint", "space_fingerprint", "objective", "epochs", "seed", "validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,33 +71,18 @@ class StudyWriter:
         early look. target: trials in all; None: what the study has, else 50.
         Raises StudyBusy, StudyMismatch with every difference, LedgerError, UsageError.
         """
-        if not is_confirmation(name):
-            check_name(name, storage)
         if settings.sampler != QUEUE:
             check_sampler(settings.sampler)
         check_pruner(settings.pruner)
-        self.folder = artifacts(storage) / name
+        self._opened = OpenedStudy(name, storage, settings, target)
+        self.folder, self.read = self._opened.folder, self._opened.read
+        self._study, self._storage = self._opened.study, self._opened.storage
         with ledger_errors(storage), understood(storage):
-            if (path := sqlite_path(storage)) is not None:
-                check_local(path)
-            if name in study_names(storage):  # what will not do when the study is free is said while it is busy, too
-                _check_same(Study(name, storage), settings)
-            artifacts(storage).mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock, self._held = StudyLock(self.folder, name), ExitStack()
             try:
-                self._held.callback(ServerLock(storage, name).release)
-                with creating(storage, artifacts(storage)):
-                    examine(storage)
-                    self._storage = open_storage(storage, write=True, sole=True)
-                    self._held.callback(self._storage.engine.dispose)
-                    self._study = create_or_load(name, self._storage, settings, target or 50)
-                self.read = Study(name, storage)
-                _check_same(self.read, settings)
                 self.target = self.read.target  # trials that were asked for in all
                 if target is not None and target != self.target:
                     self._raise_target(target)
                 self._settings = settings
-                self._space: Space = self.read.space
                 self._open: dict[int, Underway] = {}
                 self._paused: dict[int, Underway] = {}
                 self._pruning = make_pruning(settings.pruner, self._study, settings.epochs, images)
@@ -130,7 +90,7 @@ class StudyWriter:
                 self.ends_at: float | None = None  # monotonic: when this search's budget ends; its loop knows
                 self.memory: float = math.inf  # bytes that a trial may fill; its loop knows
                 self._finished: dict[str, int] = {}
-                self._few = self._space.few_configs(COUNTABLE)
+                self._proposals = Proposals(self._study, self._storage, self.read.space, settings)
                 self._count: Counter[TrialState] = Counter()
                 left = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
                 if left:
@@ -138,7 +98,7 @@ class StudyWriter:
                         self._sweep(left)
                 if "begun" not in self._study.user_attrs:
                     with self._storage.at_once("attrs"):
-                        self._queue_starters(starters)
+                        self._proposals.add_starters(starters)
                 self._recall()
                 self._remove_checkpoints()
             except BaseException:
@@ -170,9 +130,11 @@ class StudyWriter:
             if due is not None:
                 return self._continued(due)
             if not self._nothing_to_begin():
-                trial = self._proposed()
-                if trial is not None:
-                    return trial
+                paused = {number for number, found in self._paused.items() if found.rung is not None}
+                begun = self._proposals.next(paused, self._twin)
+                if begun is not None:
+                    self._open[begun.trial.number] = begun
+                    return self._asked(begun)
                 self._exhausted = True
                 due = self._due()
             return self._continued(due) if due is not None else None
@@ -236,7 +198,7 @@ class StudyWriter:
                 if outcome.ending is Ending.DIED:
                     deaths = int(running.trial.user_attrs.get("deaths", 0)) + 1
                     if deaths < ATTEMPTS:
-                        self._queue_again(self._frozen(running), deaths)
+                        self._proposals.add_again(self._frozen(running), deaths)
                     else:
                         running.trial.set_user_attr("gave_up", True)
                 self._close(running, state, why, outcome.details)
@@ -250,7 +212,7 @@ class StudyWriter:
         running.seconds += seconds
         with ledger_errors(self.read.storage):
             with self._storage.at_once("tell"):
-                self._queue_again(self._frozen(running), int(running.trial.user_attrs.get("deaths", 0)))
+                self._proposals.add_again(self._frozen(running), int(running.trial.user_attrs.get("deaths", 0)))
                 self._close(running, TrialState.FAIL, why, {})
             return self._ended(running, TrialState.FAIL)
 
@@ -268,15 +230,7 @@ class StudyWriter:
     def queue(self, runs: Sequence[Rerun]) -> None:
         """Queue those runs that the study does not have yet, and let them all be its trials."""
         with ledger_errors(self.read.storage), self._storage.at_once("attrs"):
-            trials = self._study.get_trials(deepcopy=False)
-            there = {(key_of({**noted_config(t), **t.params}), t.user_attrs.get("seed")) for t in trials}
-            for run in runs:
-                params = dict(self._space.own(run.config))
-                if (key_of(params), run.seed) not in there:
-                    there.add((key_of(params), run.seed))
-                    attributes = {"queued": params, "seed": run.seed, "origin": run.origin}
-                    self._enqueue(params, attributes)
-            self._raise_target(len(there))
+            self._raise_target(self._proposals.add(runs))
 
     def note_run(self, facts: Mapping[str, Any]) -> int:
         """Note with what this search works: sampler, pruner, workers, versions. Returns its place for `note_run_end`."""
@@ -295,8 +249,7 @@ class StudyWriter:
 
     def close(self) -> None:
         """Let others write."""
-        self._held.close()
-        self._lock.release()
+        self._opened.close()
 
     def _recall(self) -> None:
         """What earlier searches of this study have shown: its finished configs, its rungs, and what trials cost."""
@@ -307,15 +260,6 @@ class StudyWriter:
             if record.finished:
                 self._finished[key_of(record.config)] = record.number
             self._pruning.recall(trial, reports_of(trial))
-
-    def _begun(self, suggested: optuna.Trial, config: Config) -> Underway:
-        trial = optuna.Trial(self._study, suggested._trial_id)  # of the study as it is, not as its sampler saw it
-        noted = trial.user_attrs
-        seed = int(noted.get("seed", seed_of(self._settings.seed, trial.number)))
-        if "seed" not in noted:
-            trial.set_user_attr("seed", seed)
-        epochs = epochs_of(config, self._settings.epochs)
-        return Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")))
 
     def _asked(self, running: Underway) -> Asked:
         return Asked(
@@ -378,56 +322,6 @@ class StudyWriter:
     def _nothing_to_begin(self) -> bool:
         return self._exhausted or self.finished() + len(self._open) + len(self._paused) >= self.target
 
-    def _proposed(self) -> Asked | None:
-        """A trial that was not begun yet: one that is queued, else what the sampler proposes."""
-        for duplicates in range(MOST_DUPLICATES):
-            if (
-                not self._queued()
-                and (self._settings.sampler == "grid" or duplicates >= PATIENCE)
-                and not self._queue_untried(duplicates)
-            ):
-                return None
-            if self._settings.sampler == QUEUE and not self._queued():
-                return None
-            number = len(self._study.get_trials(deepcopy=False))
-            study = paused_as_pruned(self._study, {n for n, found in self._paused.items() if found.rung is not None})
-            study.sampler = make_sampler(
-                self._settings.sampler if self._settings.sampler != QUEUE else "random",
-                self._space,
-                seed=self._settings.seed,
-                trial_seed=seed_of(self._settings.seed, number),
-            )
-            # Hyperband would show the sampler one bracket only, or all, depending on the last report.
-            study.pruner = optuna.pruners.NopPruner()
-            queued = self._queued()
-            with self._storage.at_once("ask"):
-                trial = study.ask()
-                config = self._space.expand(suggest(trial, self._space))
-                failpoints.reach("params")
-                twin = self._twin(config)
-                if twin is None or self._settings.sampler == QUEUE:
-                    begun = self._begun(trial, config)
-                else:
-                    begun = None
-                    trial.set_user_attr("duplicate_of", twin)
-                    self._study.tell(trial, state=TrialState.FAIL)
-            self._count[TrialState.WAITING] -= queued
-            if begun is not None:
-                self._open[trial.number] = begun
-                return self._asked(begun)
-        return None
-
-    def _queue_untried(self, duplicates: int) -> bool:
-        """Where the sampler only repeats itself and configs can be counted, queue one that is left; False when none is."""
-        if self._few is None:
-            return True
-        left = untried(self._study, self._few)
-        if left and duplicates:
-            params = random.Random(len(left)).choice(left)
-            with self._storage.at_once("attrs"):
-                self._enqueue(dict(params), {"queued": dict(params)})
-        return bool(left)
-
     def _close(self, running: Underway, state: TrialState, why: str, details: Mapping[str, Any]) -> None:
         """Write that a trial has ended for good. A failed one keeps no value: what it had is in its reports."""
         # Attributes first: a finished trial's cannot be changed any more.
@@ -474,37 +368,6 @@ class StudyWriter:
         running = next((number for number, found in begun.items() if found.config == config), None)
         return running if running is not None else self._finished.get(key_of(config))
 
-    def _queued(self) -> bool:
-        return self._count[TrialState.WAITING] > 0
-
-    def _queue_starters(self, starters: Sequence[NamedConfig]) -> None:
-        """Queue what comes nearest to them in the space, each once; cut short, the next writer queues what is missing."""
-        queued = [trial.user_attrs.get("queued") for trial in self._study.get_trials(deepcopy=False)]
-        for starter in starters:
-            nearest = self._space.nearest(starter.config)
-            if nearest is not None and (params := dict(self._space.own(nearest))) not in queued:
-                queued.append(params)
-                self._enqueue(params, {"queued": params, "origin": f"starter {starter.name}"})
-        self._study.set_user_attr("begun", True)
-
-    def _queue_again(self, trial: FrozenTrial, deaths: int) -> None:
-        """Queue a trial's config once more, with the seed of its first attempt; once, however often this is called."""
-        if any(other.user_attrs.get("retry_of") == trial.number for other in self._study.get_trials(deepcopy=False)):
-            return
-        params = {**noted_config(trial), **trial.params}
-        attributes = {
-            "queued": params,
-            "retry_of": trial.number,
-            "origin": f"retry of {trial.number}",
-            "deaths": deaths,
-            "seed": trial.user_attrs.get("seed", seed_of(self._settings.seed, trial.number)),
-        }
-        self._enqueue(params, attributes)
-
-    def _enqueue(self, params: Config, attributes: Mapping[str, Any]) -> None:
-        self._study.enqueue_trial(dict(params), user_attrs=dict(attributes))
-        self._count[TrialState.WAITING] += 1
-
     def _raise_target(self, target: int) -> None:
         self._study.set_user_attr("target", target)
         self.target = target
@@ -519,7 +382,7 @@ class StudyWriter:
                     self._note_pause(found, found.seconds)
                 continue
             if trial.params or noted_config(trial):
-                self._queue_again(trial, int(trial.user_attrs.get("deaths", 0)))
+                self._proposals.add_again(trial, int(trial.user_attrs.get("deaths", 0)))
             handle.set_user_attr("why", "the search was killed")
             self._study.tell(handle, state=TrialState.FAIL)
 
@@ -539,46 +402,6 @@ class StudyWriter:
             seconds=float(noted["seconds"]),
             work=noted["work"],
         )
-
-
-def seed_of(seed: int, trial: int) -> int:
-    """The seed of a trial, from its study's: 0 to 2**31 - 1. Below 0 are a confirmation's seeds, the same for each config."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{trial}".encode()).digest()[:4], "big") >> 1
-
-
-def epochs_of(config: Config, most: int) -> int:
-    """Epochs that a config trains in a study of at most this many: its own where it has fewer."""
-    return min(most, int(config.get("epochs", most)))
-
-
-def _check_same(study: Study, settings: StudySettings) -> None:
-    """Raise StudyMismatch with every difference that a resumed search may not have."""
-    before = study.settings
-    differing = [
-        f.name
-        for f in fields(StudySettings)
-        if f.name in FIXED_SETTINGS and getattr(before, f.name) != getattr(settings, f.name)
-    ]
-    if not differing:
-        return
-    lines, code = [], "E-STUDY-MISMATCH"
-    for name in differing:
-        match name:
-            case "space_fingerprint":
-                asked = space_from_table(settings.space_table, name=settings.space, where=settings.space)
-                lines.append("another space: " + "; ".join(asked.difference(before.space_table)))
-                code = "E-SPACE-MISMATCH"
-            case "data_fingerprint":
-                was, now = (f"{found.dataset} {found.data_fingerprint[:12]}" for found in (before, settings))
-                lines.append(f"other data: {was} → {now}")
-                code = "E-DATA-CHANGED"
-            case _:
-                lines.append(f"{name} {getattr(before, name)} → {getattr(settings, name)}")
-    raise StudyMismatch(
-        f"the study {study.name} was begun with {'; '.join(lines)}",
-        "--new-study to begin another beside it, or the earlier settings",
-        code=code,
-    )
 
 
 def _now() -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -179,20 +180,28 @@ while True:
 """
 
 
-def test_a_busy_trial_the_server_and_their_files_go_with_a_killed_coordinator_within_two_seconds() -> None:
-    scratch = Path("tmp")
+def test_a_busy_trial_and_the_server_die_with_a_killed_coordinator_within_two_seconds_and_the_next_removes_their_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scratch = Path("tmp").absolute()
     scratch.mkdir()
-    environment = {**os.environ, "TMPDIR": str(scratch.absolute())}
-    coordinator = subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, env=environment)
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    coordinator = subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True)
     assert coordinator.stdout is not None
     server, trial = map(int, coordinator.stdout.readline().split())
     time.sleep(0.3)
-    assert [path.name[:9] for path in scratch.iterdir()] == ["autofash-"]
     coordinator.kill()
     coordinator.wait()
     coordinator.stdout.close()
     assert until(lambda: not psutil.pid_exists(trial) and not psutil.pid_exists(server), seconds=2.0)
-    assert not list(scratch.iterdir()), "the server removes what only the coordinator knew of"
+    [left] = scratch.iterdir()
+    with closing(ProcessExecutor("tests.fakes")) as first, closing(ProcessExecutor("tests.fakes")) as second:
+        for executor in (first, second):
+            executor.submit(spec())
+            everything(executor)
+        assert left not in scratch.iterdir() and len(list(scratch.iterdir())) == 2, "only what is nobody's is removed"
+    assert not list(scratch.iterdir())
 
 
 def test_two_hundred_trials_leave_no_process_no_descriptor_and_no_memory_behind(executor: ProcessExecutor) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+FOLDER: list[Path] = []  # of the study that this command searches
 ROOT = Path(__file__).parents[2]
 TASKS = {
     "run_trial": "learn",
@@ -222,18 +223,22 @@ def command() -> None:
 
 
 def _tell(event: Any) -> None:
-    from tests.faults.invariant import broken, told
+    from tests.faults.invariant import broken, checkpoints, told
 
     facts: dict[str, Any] = {"event": type(event).__name__}
     match facts["event"]:
         case "SearchBegan":
+            facts["study"] = event.study.name
             facts["finished"] = event.finished
+            FOLDER.append(event.study.folder)
             if event.study.storage.startswith("sqlite"):
                 facts["broken"] = broken(event.study.storage, event.study.name, workers=(), searching=True)
         case "TrialEnded":
             facts["record"] = told(event.record)
         case "TrialPaused":
             facts["trial"] = event.record.number
+            # A trial that is lost with its server after it was told to pause has none, and trains anew by itself.
+            facts["kept"] = bool(checkpoints(FOLDER[-1] / "trials" / str(event.record.number) / "checkpoint"))
         case "TrialBegan":
             facts["trial"] = event.trial
         case "Started":
@@ -246,13 +251,13 @@ def _tell(event: Any) -> None:
 
 
 def last_told(commands: Sequence[Command]) -> tuple[list[Mapping[str, Any]], set[int]]:
-    """Of all that commands have told, one after another: the trials that have ended, and the numbers of those that are paused."""
+    """Of all that commands have told, one after another: which trials have ended, and which are paused with a checkpoint."""
     ended: list[Mapping[str, Any]] = []
     paused: set[int] = set()
     for told in (told for command in commands for told in command.told):
         match told["event"]:
             case "TrialPaused":
-                paused.add(told["trial"])
+                paused |= {told["trial"]} if told["kept"] else set()
             case "TrialBegan":
                 paused.discard(told["trial"])
             case "TrialEnded":

@@ -53,7 +53,7 @@ def broken(
 
     storage: the SQLite file, or its URL.
     acknowledged: every trial whose end a search has told of (as a record, or as `told` makes one), in the order of telling.
-    paused: numbers of trials of which the last thing told is that they are paused.
+    paused: numbers of trials of which the last thing told is that they are paused, with a checkpoint.
     workers: numbers of the trials that have a worker now; None between a fault and its rerun, when nobody knows yet.
     finished: the --trials of a rerun that has come to its end; None while none has.
     said: all that the commands printed on stderr.
@@ -204,7 +204,7 @@ def _running(
             yield f"stuck: trial {number} was told to be paused, and the ledger does not know"
         place = folder / "trials" / str(number) / "checkpoint"
         put_off = noted[number].get("paused", {}).get("rung", 0) is None  # before it had anything to keep
-        if states.get(number) == "RUNNING" and not put_off and not _checkpoints(place):
+        if states.get(number) == "RUNNING" and not put_off and not checkpoints(place):
             yield f"stuck: trial {number} was told to be paused, and has no checkpoint"
     if workers is None:
         return
@@ -233,7 +233,7 @@ def _partial_files(folder: Path) -> Iterator[str]:
             yield f"partial: {error}"
     for place in folder.glob("trials/*/checkpoint"):
         for file in place.iterdir():
-            if not file.name.startswith("new") and file not in _checkpoints(place):
+            if not file.name.startswith("new") and file not in checkpoints(place):
                 yield f"partial: {file}"
     for file in folder.glob(".refit/*/**/*"):
         if file.suffix == ".keras" and not file.name.startswith("new-") and not _is_whole(file):
@@ -242,8 +242,8 @@ def _partial_files(folder: Path) -> Iterator[str]:
             yield f"partial: {file}"
 
 
-def _checkpoints(place: Path) -> list[Path]:
-    """The whole ones: real trials keep a step's arrays, fake ones the epoch that they have come to."""
+def checkpoints(place: Path) -> list[Path]:
+    """Those that are whole: real trials keep a step's arrays, fake ones the epoch that they have come to."""
     steps = [file for file in place.glob("step-*.npz") if _is_whole(file)]
     return steps + [file for file in place.glob("epoch") if file.read_text().isdigit()]
 

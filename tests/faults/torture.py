@@ -102,8 +102,9 @@ class Torture:
                 self._die_at_a_failpoint()
             else:
                 self._live_and_die(wanted)
-        for study in self._studies:
+        for study in list(self._studies):
             self._finish(study)
+        self.figures.broken += [f"temporary: left: {path}" for path in (self._here / "tmp").glob("*autofash-*")]
         self.figures.acknowledged = sum(len(last_told(study.commands)[0]) for study in self._studies)
         self.figures.seconds = time.monotonic() - began
         return self.figures
@@ -199,8 +200,6 @@ class Torture:
                 searching=live,
             ),
         )
-        left = [] if live else list((self._here / "tmp").iterdir())
-        self._note(study, *(f"left: {path}" for path in left))
 
     def _finish(self, study: Searched) -> None:
         """Resume a study until it is at its end; then look at it once more."""

@@ -16,8 +16,9 @@ from autofash.errors import LedgerError, NoTrial, StudyBusy, StudyMismatch, Stud
 from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, State, StudySettings
 from autofash.space import ChoiceParam, FloatParam, NamedConfig, Space
 from autofash.study import Study, StudyWriter, list_studies, load_study
+from autofash.study.proposals import seed_of
 from autofash.study.samplers import paused_as_pruned
-from autofash.study.writer import Asked, seed_of
+from autofash.study.writer import Asked
 
 STORAGE = "sqlite:///studies/studies.db"
 SPACE = Space(
@@ -149,7 +150,9 @@ def test_whoever_opens_the_study_queues_what_a_dead_writer_left_running() -> Non
 def test_a_sweep_that_is_itself_killed_queues_nothing_twice() -> None:
     dead = opened()
     asked = dead.ask()
-    dead._queue_again(dead._study.get_trials(deepcopy=False)[0], 0)  # what a sweep does first; then it is killed
+    dead._proposals.add_again(
+        dead._study.get_trials(deepcopy=False)[0], 0
+    )  # what a sweep does first; then it is killed
     dead.close()
     heir = opened()
     again = heir.ask()
@@ -164,7 +167,7 @@ def test_a_trial_killed_before_it_had_a_config_is_not_queued() -> None:
     dead._study.ask()
     dead.close()
     heir = opened()
-    assert not heir._queued()
+    assert not [trial for trial in heir.trials() if trial.state is State.WAITING]
     heir.close()
 
 
@@ -178,7 +181,7 @@ def test_a_trial_that_is_asked_for_is_in_the_ledger_whole_or_not_at_all(
 
     writer._study.enqueue_trial({"learning_rate": 0.01, "width": 8})
     with monkeypatch.context() as cut:
-        cut.setattr("autofash.study.writer.suggest", suggest_half)
+        cut.setattr("autofash.study.proposals.suggest", suggest_half)
         with pytest.raises(RuntimeError, match="cut short"):
             writer.ask()
     assert [(trial.state, trial.config) for trial in load_study("s").trials()] == [(State.WAITING, {})]
@@ -470,7 +473,7 @@ def test_a_writer_that_died_leaves_paused_trials_paused_and_those_it_had_put_off
     assert dear is not None and writer.built(ModelBuilt(dear.number, parameters=7, work=1e9)).action == "pause"
     writer.tell(Outcome(dear.number, Ending.DONE))
     running = begin(writer)
-    writer._lock.release()  # as the system does with a dead process's
+    writer.close()  # as the system does with a dead process's
     writer = at_rungs()
     states = {trial.number: trial.state for trial in writer.trials()}
     assert [states[asked.number] for asked in (*paused, dear)] == [State.PAUSED] * 4
@@ -493,7 +496,7 @@ def test_a_continued_trial_whose_writer_died_is_paused_where_it_paused_before() 
     again = writer.ask()
     assert again is not None and again.number == first.number
     assert State.RUNNING in {trial.state for trial in writer.trials()}
-    writer._lock.release()
+    writer.close()
     writer = at_rungs()
     [record] = [trial for trial in writer.trials() if trial.number == first.number]
     assert record.state is State.PAUSED and record.seconds == 5.0

@@ -1,0 +1,143 @@
+"""What a study begins next: what is queued, else what its sampler proposes."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from autofash import failpoints
+from autofash.records import Config, Rerun, StudySettings
+from autofash.space import NamedConfig, Space
+from autofash.study.ledger import noted_config
+from autofash.study.rows import LeanStorage
+from autofash.study.samplers import key_of, make_sampler, paused_as_pruned, suggest, untried
+from autofash.study.underway import Underway
+
+MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
+PATIENCE = 3  # with a sampler's duplicates, before a config that is left is taken instead
+COUNTABLE = 10_000  # configs
+QUEUE = "queue"  # the sampler of a study that runs what it is given, and nothing else
+
+
+class Proposals:
+    """The queue of a study and its sampler."""
+
+    def __init__(self, study: optuna.Study, storage: LeanStorage, space: Space, settings: StudySettings) -> None:
+        self._study, self._storage, self._space, self._settings = study, storage, space, settings
+        self._few = space.few_configs(COUNTABLE)
+        self._waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def next(self, paused: Container[int], twin: Callable[[Config], int | None]) -> Underway | None:
+        """A trial that begins now; None where there is nothing new to begin.
+
+        paused: trials that pause at a rung, which the sampler is to see as pruned. twin: the trial that has, or had, a config.
+        """
+        for duplicates in range(MOST_DUPLICATES):
+            if (
+                not self._waiting
+                and (self._settings.sampler == "grid" or duplicates >= PATIENCE)
+                and not self._queue_untried(duplicates)
+            ):
+                return None
+            if self._settings.sampler == QUEUE and not self._waiting:
+                return None
+            number = len(self._study.get_trials(deepcopy=False))
+            study = paused_as_pruned(self._study, paused)
+            study.sampler = make_sampler(
+                self._settings.sampler if self._settings.sampler != QUEUE else "random",
+                self._space,
+                seed=self._settings.seed,
+                trial_seed=seed_of(self._settings.seed, number),
+            )
+            # Hyperband would show the sampler one bracket only, or all, depending on the last report.
+            study.pruner = optuna.pruners.NopPruner()
+            queued = self._waiting > 0
+            with self._storage.at_once("ask"):
+                trial = study.ask()
+                config = self._space.expand(suggest(trial, self._space))
+                failpoints.reach("params")
+                other = twin(config)
+                if other is None or self._settings.sampler == QUEUE:
+                    begun = self._begun(trial, config)
+                else:
+                    begun = None
+                    trial.set_user_attr("duplicate_of", other)
+                    self._study.tell(trial, state=TrialState.FAIL)
+            self._waiting -= queued
+            if begun is not None:
+                return begun
+        return None
+
+    def add_starters(self, starters: Sequence[NamedConfig]) -> None:
+        """Queue what comes nearest to them in the space, each once; cut short, the next writer queues what is missing."""
+        queued = [trial.user_attrs.get("queued") for trial in self._study.get_trials(deepcopy=False)]
+        for starter in starters:
+            nearest = self._space.nearest(starter.config)
+            if nearest is not None and (params := dict(self._space.own(nearest))) not in queued:
+                queued.append(params)
+                self._enqueue(params, {"queued": params, "origin": f"starter {starter.name}"})
+        self._study.set_user_attr("begun", True)
+
+    def add(self, runs: Sequence[Rerun]) -> int:
+        """Queue those runs that the study does not have yet. Returns how many it then has in all."""
+        trials = self._study.get_trials(deepcopy=False)
+        there = {(key_of({**noted_config(t), **t.params}), t.user_attrs.get("seed")) for t in trials}
+        for run in runs:
+            params = dict(self._space.own(run.config))
+            if (key_of(params), run.seed) not in there:
+                there.add((key_of(params), run.seed))
+                self._enqueue(params, {"queued": params, "seed": run.seed, "origin": run.origin})
+        return len(there)
+
+    def add_again(self, trial: FrozenTrial, deaths: int) -> None:
+        """Queue a trial's config once more, with the seed of its first attempt; once, however often this is called."""
+        if any(other.user_attrs.get("retry_of") == trial.number for other in self._study.get_trials(deepcopy=False)):
+            return
+        params = {**noted_config(trial), **trial.params}
+        attributes = {
+            "queued": params,
+            "retry_of": trial.number,
+            "origin": f"retry of {trial.number}",
+            "deaths": deaths,
+            "seed": trial.user_attrs.get("seed", seed_of(self._settings.seed, trial.number)),
+        }
+        self._enqueue(params, attributes)
+
+    def _begun(self, suggested: optuna.Trial, config: Config) -> Underway:
+        trial = optuna.Trial(self._study, suggested._trial_id)  # of the study as it is, not as its sampler saw it
+        noted = trial.user_attrs
+        seed = int(noted.get("seed", seed_of(self._settings.seed, trial.number)))
+        if "seed" not in noted:
+            trial.set_user_attr("seed", seed)
+        epochs = epochs_of(config, self._settings.epochs)
+        return Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")))
+
+    def _queue_untried(self, duplicates: int) -> bool:
+        """Where the sampler only repeats itself and configs can be counted, queue one that is left; False when none is."""
+        if self._few is None:
+            return True
+        left = untried(self._study, self._few)
+        if left and duplicates:
+            params = random.Random(len(left)).choice(left)
+            with self._storage.at_once("attrs"):
+                self._enqueue(dict(params), {"queued": dict(params)})
+        return bool(left)
+
+    def _enqueue(self, params: Config, attributes: Mapping[str, Any]) -> None:
+        self._study.enqueue_trial(dict(params), user_attrs=dict(attributes))
+        self._waiting += 1
+
+
+def seed_of(seed: int, trial: int) -> int:
+    """The seed of a trial, from its study's: 0 to 2**31 - 1. Below 0 are a confirmation's seeds, the same for each config."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{trial}".encode()).digest()[:4], "big") >> 1
+
+
+def epochs_of(config: Config, most: int) -> int:
+    """Epochs that a config trains in a study of at most this many: its own where it has fewer."""
+    return min(most, int(config.get("epochs", most)))
