@@ -65,17 +65,17 @@ def test_a_study_that_is_looked_at_all_the_time_is_searched_as_ever_and_every_lo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.05")
-    process = searching.begin(arguments=usual(60))
+    process = searching.begin(arguments=usual(30))
     out = searching.read_until(process, TOLD)
     with visited() as visitors:
         looks = 0
-        while process.poll() is None and looks < 3:
+        while process.poll() is None and looks < 2:
             assert autofash("show").returncode == autofash("studies").returncode == 0
             looks += 1
         code, rest, err = searching.end(process)
     assert (code, err) == (0, "")
     assert len(visitors.answers) >= 10 and set(visitors.answers) == {200}
-    assert_kept(out + rest, err, finished=60)
+    assert_kept(out + rest, err, finished=30)
 
 
 @pytest.mark.skipif(QUIET not in os.environ, reason=f"compares seconds: {QUIET}=1 where nothing else runs")
