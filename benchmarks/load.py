@@ -123,11 +123,13 @@ def polled(troubles: list[str], taken: list[float]) -> Iterator[None]:
                 troubles.append(f"dashboard: {error}")
             taken.append(time.monotonic() - began)
 
-    threading.Thread(target=poll, daemon=True).start()
+    polling = threading.Thread(target=poll)
+    polling.start()
     try:
         yield
     finally:
         stopped.set()
+        polling.join()
         dashboard.terminate()
         troubles += [line.strip() for line in dashboard.stdout if "locked" in line]
         dashboard.wait()

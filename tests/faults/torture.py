@@ -39,7 +39,7 @@ POINTS = {
     "tell": 60,
 }  # passages, at most
 LEGITIMATE = (0, 5, 6)  # exit codes of a search whose trials and server are killed: ten in a row, a server four times
-OUTLIVED_SECONDS = 120.0
+OUTLIVED_SECONDS = 600.0  # that a search of instant trials never takes
 
 
 @dataclass
