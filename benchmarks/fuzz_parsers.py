@@ -7,12 +7,16 @@ A reader imports what it needs by itself: each parser runs in a process of its o
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gzip
 import io
 import json
 import random
+import sqlite3
 import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -455,6 +459,100 @@ def _read_manifest(path: Path) -> object:
     return manifest.verify(path.parent, found.manifest)
 
 
+@functools.cache
+def _small_ledger() -> bytes:
+    """A SQLite ledger of one study with four trials."""
+    from autofash.records import Ending, EpochReport, Outcome, StudySettings
+    from autofash.space import load_space
+    from autofash.study import StudyWriter
+
+    space = load_space("mlp")
+    settings = StudySettings(
+        dataset="digits",
+        data_fingerprint="d",
+        space=space.name,
+        space_table=space.table(),
+        space_fingerprint=space.fingerprint,
+        sampler="random",
+        pruner="none",
+        objective="accuracy",
+        epochs=3,
+        seed=0,
+        validation=0.1,
+        starters=False,
+    )
+    with tempfile.TemporaryDirectory() as made:
+        writer = StudyWriter("s", f"sqlite:///{made}/studies.db", settings, target=5)
+        for _ in range(4):
+            asked = writer.ask()
+            if asked is not None:
+                writer.observe(EpochReport(asked.number, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 1000, 0.1))
+                writer.tell(Outcome(asked.number, Ending.DONE))
+        writer.close()
+        return (Path(made) / "studies.db").read_bytes()
+
+
+CELLS = [  # what a ledger's rows hold, besides numbers
+    *(
+        f"UPDATE {table} SET value_json = ? WHERE rowid = {row}"
+        for table in ("study_user_attributes", "trial_user_attributes")
+        for row in range(1, 9)
+    ),
+    *(
+        f"UPDATE {table} SET {column} = ? WHERE rowid = 1"
+        for table, column in (("studies", "study_name"), ("trials", "state"), ("trials", "datetime_complete"))
+    ),
+    *(
+        f"UPDATE trial_params SET {column} = ? WHERE rowid = 1"
+        for column in ("param_name", "param_value", "distribution_json")
+    ),
+    *(
+        f"UPDATE trial_intermediate_values SET {column} = ? WHERE rowid = 1"
+        for column in ("step", "intermediate_value", "intermediate_value_type")
+    ),
+]
+
+
+def _in_a_ledger(content: bytes) -> bytes:
+    """The small ledger with one of its cells changed: the first byte says which, the rest is what it holds."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as ledger:
+        ledger.deserialize(_small_ledger())
+        ledger.execute(CELLS[content[0] % len(CELLS)] if content else CELLS[0], (content[1:].decode(errors="replace"),))
+        return ledger.serialize()
+
+
+def _ledger_seeds() -> Sequence[bytes]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as ledger:
+        ledger.deserialize(_small_ledger())
+        told = [
+            row[0].encode()
+            for table in ("study_user_attributes", "trial_user_attributes")
+            for row in ledger.execute(f"SELECT value_json FROM {table}")
+        ]
+    cells = [WRAPPED + bytes([cell]) + text for cell, text in enumerate(told[: len(CELLS)])]
+    return [AS_IT_IS + _small_ledger(), *cells, *(WRAPPED + bytes([cell]) + b"1" for cell in range(len(CELLS)))]
+
+
+def _read_ledger(path: Path) -> object:
+    from autofash.study import list_studies, load_study
+
+    storage = f"sqlite:///{path}"
+    found = load_study(None, storage)
+    return list_studies(storage), found.trials(), found.standings(), found.best(), found.runs, found.openings
+
+
+SQLITE = (
+    b"SQLite format 3\0",
+    b"CREATE TABLE",
+    b'{"',
+    b'"format"',
+    b'"settings"',
+    b"null",
+    b"COMPLETE",
+    b"\xff" * 8,
+    b"\0" * 100,
+    *NUMBERS,
+)
 PARSERS = {
     parser.name: parser
     for parser in (
@@ -482,6 +580,7 @@ PARSERS = {
             words=(*JSON, b'"files"', b'"shape"'),
             beside=("model.keras", b"model"),
         ),
+        Parser("ledger", 5_000, "studies.db", _read_ledger, _ledger_seeds, _in_a_ledger, (*SQLITE, *JSON)),
         Parser("keras", 20_000, "model.keras", _read_keras, _keras_seeds, _in_an_archive, KERAS),
     )
 }

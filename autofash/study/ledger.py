@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -249,7 +250,12 @@ class Study:
     @property
     def _attributes(self) -> dict[str, Any]:
         with self._reading() as connection:
-            return read_studies(connection, self.name)[self.name][1]
+            attributes = read_studies(connection, self.name)[self.name][1]
+            _ = (
+                int(attributes["target"]),
+                [dict(told) for key in ("runs", "heldout") for told in attributes.get(key, [])],
+            )
+            return attributes
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -267,6 +273,11 @@ class Study:
         best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
         pause = noted.get("paused", {})
         paused = trial.state is TrialState.RUNNING and pause.get("runs") is False
+        seconds = float(noted.get("seconds", pause.get("seconds", 0.0)))
+        if not all(
+            map(math.isfinite, (seconds, *looks.values()))
+        ):  # a report that is not finite ends its trial, and is no look
+            raise ValueError(f"trial {trial.number} has a number that is not finite")
         return TrialRecord(
             number=trial.number,
             state=State.PAUSED if paused else STATES[trial.state],
@@ -275,7 +286,7 @@ class Study:
             best_epoch=best,
             curve=tuple(curve[epoch] for epoch in sorted(curve)),
             reports=tuple(report for report in said if report.epoch != EARLY),
-            seconds=float(noted.get("seconds", pause.get("seconds", 0.0))),
+            seconds=seconds,
             why=str(noted.get("why", pause["why"] if paused else "")),
             seed=int(noted.get("seed", 0)),
             origin=str(noted.get("origin", "sampled")),
@@ -309,11 +320,11 @@ def load_study(name: str | None = None, storage: str = DEFAULT_STORAGE) -> Study
         return Study(name, storage)
     with _reading(storage) as connection:
         found = read_studies(connection) if connection else {}
-    moments = {
-        name: _updated(attributes)
-        for name, (_, attributes) in found.items()
-        if attributes.get("format") == FORMAT and not is_confirmation(name)
-    }
+        moments = {
+            name: _updated(attributes)
+            for name, (_, attributes) in found.items()
+            if attributes.get("format") == FORMAT and not is_confirmation(name)
+        }
     if not moments:
         raise StudyMissing(f"there is no study yet in {redacted(storage)}", "autofash search --trials 50")
     return Study(max(moments, key=lambda name: moments[name]), storage)
@@ -374,7 +385,7 @@ def _summary(name: str, attributes: Mapping[str, Any], standings: Sequence[Stand
 
 
 def _updated(attributes: Mapping[str, Any]) -> datetime:
-    return datetime.fromisoformat(attributes["updated"])
+    return datetime.fromisoformat(attributes["updated"]).astimezone()
 
 
 def create_or_load(name: str, opened: LeanStorage, settings: StudySettings, target: int) -> optuna.Study:
@@ -597,7 +608,7 @@ def understood(storage: str) -> Iterator[None]:
     """While rows of the ledger are read: what makes no sense was damaged, for we wrote it otherwise."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, SpaceError) as error:
+    except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError, SpaceError) as error:
         what = f"what it says makes no sense ({type(error).__name__}: {str(error)[:100]})"
         raise damaged(sqlite_path(storage), what, redacted(storage)) from error
 

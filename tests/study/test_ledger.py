@@ -1,11 +1,13 @@
 """Reading a study, without disturbing anyone."""
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from autofash.errors import StudyMissing
+from autofash.errors import LedgerError, StudyMissing
 from autofash.records import Ending, Outcome, Standing, State
 from autofash.study import StudyWriter, ledger, list_studies, load_study
 from tests.study.test_writer import STORAGE, opened, report, run
@@ -79,3 +81,26 @@ def test_a_database_without_tables_holds_no_study_and_is_not_touched() -> None:
     with pytest.raises(StudyMissing, match="does not exist yet"):
         load_study("s")
     assert Path("studies/studies.db").stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    ("cell", "content"),
+    [
+        ("study_user_attributes SET value_json = ? WHERE key = 'updated'", "1"),
+        ("study_user_attributes SET value_json = ? WHERE key = 'updated'", '"yesterday"'),
+        ("study_user_attributes SET value_json = ? WHERE key = 'target'", "1e999"),
+        ("study_user_attributes SET value_json = ? WHERE key = 'settings'", "[]"),
+        ("trial_user_attributes SET value_json = ? WHERE key = 'seconds'", "1e999"),
+        ("trial_user_attributes SET value_json = ? WHERE key = 'seconds'", "{"),
+        ("trial_intermediate_values SET intermediate_value = ? WHERE trial_id = 1", 1e999),
+    ],
+)
+def test_a_ledger_that_says_what_cannot_be_is_damaged_and_no_crash(
+    writer: StudyWriter, cell: str, content: str | float
+) -> None:
+    with contextlib.closing(sqlite3.connect("studies/studies.db", isolation_level=None)) as database:
+        assert database.execute(f"UPDATE {cell}", (content,)).rowcount > 0
+    with pytest.raises(LedgerError, match="what it says makes no sense") as caught:
+        load_study(None).trials()
+        list_studies()
+    assert (caught.value.code, caught.value.exit_code) == ("E-DB-CORRUPT", 4)
