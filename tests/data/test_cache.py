@@ -1,3 +1,5 @@
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from autofash.data.sources import Source
 from autofash.errors import DataError, ResourceError, StudyMismatch
 from autofash.records import StudySettings
 from autofash.space import load_space
+from tests.data.test_formats import idx
 
 
 def test_the_split_is_stratified_seeded_and_covers_every_image_once() -> None:
@@ -120,6 +123,21 @@ def test_a_data_set_that_has_changed_since_is_not_the_studys_and_both_fingerprin
     assert (caught.value.code, caught.value.exit_code) == ("E-DATA-CHANGED", 4)
     assert f"{prepared.fingerprint[:12]} → {now.fingerprint[:12]}" in str(caught.value)
     assert "Try: the earlier data, or a new study" in str(caught.value)
+
+
+def test_files_that_were_only_touched_are_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, images = np.repeat(np.arange(10, dtype=np.uint8), 4), np.zeros((40, 28, 28), np.uint8)
+    files = {name: idx(images if "images" in name else labels) for name in SOURCES["fashion_mnist"].files}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setitem(SOURCES, "fashion_mnist", replace(SOURCES["fashion_mnist"], files=hashes))
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    before = prepare("fashion_mnist", tmp_path, seed=0, validation=0.25)
+    for number, name in enumerate(files):
+        os.utime(tmp_path / name, (1e9 + number, 1e9 + number))
+    assert prepare("fashion_mnist", tmp_path, seed=0, validation=0.25) == before
+    monkeypatch.setenv("AUTOFASH_CACHE_DIR", str(tmp_path / "another"))
+    assert prepare("fashion_mnist", tmp_path, seed=0, validation=0.25).fingerprint == before.fingerprint
 
 
 IMAGES, LABELS = np.zeros((4, 2, 2), np.uint8), np.array([0, 1, 0, 1])

@@ -31,9 +31,10 @@ def test_a_search_that_is_stopped_at_any_moment_ends_within_ten_seconds_and_the_
         if returned == 0:
             break  # it was quicker
         assert took < 10
-        # Before the search has begun there is nothing to keep, and the system's own way to end a process does.
-        assert returned in (code, -number if number == signal.SIGTERM else code)
-        if returned == code:
+        # Before the search has begun, the system ends the process where SIGTERM comes, and Python where SIGINT comes in the midst
+        # of an eval of its own; a shell says 143 and 130 in any case.
+        assert returned in (code, -number)
+        if returned != -signal.SIGTERM:
             assert_one_line(err, "E-INTERRUPTED", "interrupted")
         assert_kept(out, err)
     returned, rest, err = searching.search()

@@ -324,6 +324,28 @@ def test_a_ledger_is_not_upgraded_while_a_study_of_it_is_searched(study: str) ->
         searching.end(process)
 
 
+# -- somebody else ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_search_with_another_space_is_told_the_difference_at_once_and_nothing_is_mixed() -> None:
+    """At once: not only when the first one is over, which may take a night."""
+    other = Path("other.toml")
+    other.write_text('format = 1\nfamily = "mlp"\n[params.width]\ntype = "int"\nlow = 8\nhigh = 64\n')
+    first = searching.begin("spin")
+    out = searching.read_until(first, STARTED)
+    words = ["other.toml" if word == "mlp" else word for word in USUAL]
+    code, _, err = searching.search(arguments=[*words, "--study", STUDY])
+    first.kill()
+    searching.end(first)
+    assert code == 4
+    assert_one_line(err, "E-SPACE-MISMATCH", "another space", "width {values", "--new-study")
+    code, rest, err = searching.search()
+    assert (code, err) == (0, "")
+    assert_kept(out + rest, err, finished=12)
+    assert {trial.config["family"] for trial in load_study(STUDY).trials()} == {"mlp"}
+    assert all("depth" in trial.config for trial in load_study(STUDY).trials()), "every config is of the first space"
+
+
 # -- a network -------------------------------------------------------------------------------------------------------------
 
 MOUNTED = """\
