@@ -27,6 +27,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+LONGEST_LINE = 10_000  # characters; the longest of ours tells how two spaces of sixty parameters differ
 MOST_PROBLEMS = 50  # that are told of one file; one of a megabyte may have a hundred thousand
 # What stands between a name and an @, as in postgresql://me:secret@host, and what a query calls a password. A mistyped address
 # is no address to a parser of addresses, so that this looks for their like in any text.
@@ -47,7 +48,7 @@ class Problem:
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
         fix = f". Try: {self.fix}" if self.fix else ""
-        return printable(without_secrets(f"{where}{self.fact}{fix}"))
+        return printable(without_secrets(cut(f"{where}{self.fact}{fix}", LONGEST_LINE)))
 
 
 class AutofashError(Exception):
@@ -205,7 +206,7 @@ def brief(value: object, most: int = 60) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a whole number of more than 4,300 digits; tables within tables
-        return f"a {type(value).__name__} beyond all bounds"
+        return "a value beyond all bounds"
     return cut(text, most)
 
 

@@ -1,4 +1,4 @@
-from autofash.errors import AutofashError, Problem, SpaceError, printable, unknown
+from autofash.errors import LONGEST_LINE, AutofashError, Problem, SpaceError, brief, printable, unknown
 
 
 def test_an_error_is_one_line_with_where_what_and_the_fix() -> None:
@@ -20,6 +20,12 @@ def test_the_nearest_name_is_suggested_and_all_names_when_none_is_near() -> None
 def test_control_characters_cannot_draw_on_the_terminal() -> None:
     assert printable("a\x1b[31mb\nc") == "a\\x1b[31mb\\nc"
     assert "\x1b" not in str(AutofashError("\x1b[2J"))
+
+
+def test_what_is_longer_than_a_line_is_cut_and_a_number_without_an_end_has_a_word() -> None:
+    assert len(str(Problem("x" * 10**6, "y" * 10**6, "z" * 10**6))) == LONGEST_LINE
+    assert brief("a" * 100) == "'" + "a" * 58 + "…" and brief("a") == "'a'"
+    assert brief(10**5000) == "a value beyond all bounds"
 
 
 def test_every_error_names_an_exit_code_of_the_published_table() -> None:

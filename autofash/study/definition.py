@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autofash.errors import SpaceError, UsageError, first
+from autofash.errors import SpaceError, UsageError, brief, first
 from autofash.space.files import problems_of, read_toml
 
 
@@ -58,6 +58,6 @@ def seconds(duration: str, option: str = "--budget") -> float:
     """
     parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", duration.strip())
     if not parts or not any(parts.groups()):
-        raise UsageError(f"{duration!r} is no duration", f"{option} 30m, 90s or 1h30m")
+        raise UsageError(f"{brief(duration)} is no duration", f"{option} 30m, 90s or 1h30m")
     hours, minutes, rest = (float(part or 0) for part in parts.groups())
     return hours * 3600 + minutes * 60 + rest

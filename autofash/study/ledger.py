@@ -35,6 +35,7 @@ from autofash.errors import (
     StudyMismatch,
     StudyMissing,
     UsageError,
+    brief,
     unknown,
     without_secrets,
 )
@@ -553,7 +554,7 @@ def check_name(name: str, storage: str) -> None:
     """Raise UsageError unless the name can be a study's and its folder's: letters, digits, _ . -, at most 64, no dot in front."""
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot be a study's name: letters, digits, _ . and - only, at most 64",
+            f"{brief(name)} cannot be a study's name: letters, digits, _ . and - only, at most 64",
             f"--study {fitting_name(without_secrets(name))}",
         )
     path = sqlite_path(storage)

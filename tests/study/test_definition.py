@@ -32,3 +32,6 @@ def test_durations_are_hours_minutes_and_seconds() -> None:
     for wrong in ("", "5", "m", "-3m", "1d"):
         with pytest.raises(UsageError, match="no duration"):
             seconds(wrong)
+    with pytest.raises(UsageError) as caught:
+        seconds("1" * 10**6)
+    assert len(str(caught.value)) < 200
