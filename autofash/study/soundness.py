@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -135,16 +136,32 @@ def file_system(path: Path) -> str:
 @contextmanager
 def impatient(path: Path | None, where: str) -> Iterator[None]:
     """Whatever waits in here for a lock of a SQLite file says so after five seconds, once."""
-    if path is None:
+    me = threading.get_ident()
+    if path is None or me in _waiting:
         yield
         return
-    timer = threading.Timer(WARN_SECONDS, _say_if_locked, (path, where))
-    timer.daemon = True
-    timer.start()
+    _waiting[me] = (time.monotonic(), path, where)
+    if not any(thread.name == _watch.__name__ for thread in threading.enumerate()):
+        threading.Thread(target=_watch, name=_watch.__name__, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        del _waiting[me]
+
+
+_waiting: dict[int, tuple[float, Path, str]] = {}  # by thread: since when (monotonic), and for which file
+
+
+def _watch() -> None:
+    """Look again and again; a thread for each thing that may wait would cost more than most of them do."""
+    told: set[tuple[float, Path, str]] = set()
+    while True:
+        time.sleep(WARN_SECONDS / 5)
+        waiting = set(list(_waiting.values()))  # a list first: it is made at one go, whatever other threads do
+        late = {found for found in waiting - told if time.monotonic() - found[0] > WARN_SECONDS}
+        for _, path, where in late:
+            _say_if_locked(path, where)
+        told = (told & waiting) | late
 
 
 def _say_if_locked(path: Path, where: str) -> None:
