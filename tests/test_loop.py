@@ -374,17 +374,6 @@ def test_an_interrupted_search_keeps_what_is_finished_queues_the_rest_and_leaves
     assert State.RUNNING not in states and State.WAITING in states
 
 
-def test_a_second_interrupt_ends_the_search_within_a_second() -> None:
-    process = coordinator("spin")
-    line_of(process, "Started")
-    children = family(process)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    assert finish(process)[0] in (130, -signal.SIGINT) and time.monotonic() - began < 2
-    assert until(lambda: not any(child.is_running() for child in children), seconds=2)
-
-
 def test_a_second_search_of_the_study_is_refused_with_the_holders_process_id() -> None:
     process = coordinator("spin")
     line_of(process, "Started")

@@ -197,7 +197,11 @@ class ProcessExecutor:
         if trial in self._running:
             running = self._running[trial]
             if running.given_up is not None:
-                self._end(trial, Ending.FAILED, f"timeout: it said nothing for {self._patience:,.0f} s")
+                self._end(
+                    trial,
+                    Ending.FAILED,
+                    f"timeout: it said nothing for {self._patience:,.0f} s; --patience allows more",
+                )
             else:
                 self._end(trial, Ending.DIED, _cause_of_death(status))
 

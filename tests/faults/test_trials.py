@@ -29,7 +29,7 @@ def test_a_trial_that_hangs_is_asked_to_end_then_made_to_and_fails_for_its_silen
     states = [trial.state for trial in study.trials()]
     assert states.count(State.COMPLETE) == 3
     hung = [trial for trial in study.trials() if trial.state is State.FAILED]
-    assert hung and all(trial.why == "timeout: it said nothing for 2 s" for trial in hung)
+    assert hung and all(trial.why == "timeout: it said nothing for 2 s; --patience allows more" for trial in hung)
     assert not [trial for trial in study.trials() if trial.origin.startswith("retry")], "it would only hang again"
     logs = {trial.number: (study.folder / f"trials/{trial.number}/log.txt").read_text() for trial in hung}
     deaf = [trial for trial in hung if "was asked to end" in logs[trial.number]]
