@@ -133,6 +133,7 @@ class ProcessExecutor:
                     str(theirs.fileno()),
                     self._preload,
                     str(self._scratch),
+                    str(os.getpid()),
                 ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

@@ -1,9 +1,9 @@
 """The fork server: imports Keras once, while it has one thread, and forks every trial from there.
 
-`python -m autofash.executors.server FD MODULE SCRATCH`: FD is the coordinator's socket, MODULE what to import first, SCRATCH the
-temporary folder that it makes for itself and its children. It says `ready` with its thread count and the way it starts children,
-then forks a child for every socket it is handed, and says `exited` for each that ends. When the coordinator is gone, its children
-are killed and it ends.
+`python -m autofash.executors.server FD MODULE SCRATCH PID`: FD is the coordinator's socket, MODULE what to import first, SCRATCH
+the temporary folder that it makes for itself and its children, PID the coordinator. It says `ready` with its thread count and the
+way it starts children, then forks a child for every socket it is handed, and says `exited` for each that ends. When the
+coordinator is gone, its children are killed and it ends.
 
 Forking is safe while one thread runs and no device was touched; otherwise every trial is started afresh, ten seconds slower.
 """
@@ -30,8 +30,9 @@ from autofash.executors.channel import ORDER, SCRATCH, Channel, Message
 from autofash.executors.child import die_with_parent, serve
 
 
-def main(descriptor: int, preload: str, scratch: Path) -> None:
+def main(descriptor: int, preload: str, scratch: Path, coordinator: int) -> None:
     """Serve until the coordinator is gone."""
+    die_with_parent(coordinator)  # while it imports, it would not notice for ten seconds
     os.setsid()  # Ctrl-C in the terminal reaches the coordinator alone
     control = Channel(socket.socket(fileno=descriptor))
     try:
@@ -191,4 +192,4 @@ class _Server:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path.cwd()))
-    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))

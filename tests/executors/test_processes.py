@@ -204,6 +204,20 @@ def test_a_busy_trial_and_the_server_die_with_a_killed_coordinator_within_two_se
     assert not list(scratch.iterdir())
 
 
+def test_a_server_that_still_imports_dies_with_its_coordinator_too() -> None:
+    Path("slow.py").write_text("import time\ntime.sleep(60)\n")
+    program = "from autofash.executors import ProcessExecutor; print(ProcessExecutor('slow').server.pid); input()"
+    coordinator = subprocess.Popen(
+        [sys.executable, "-uc", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with coordinator:
+        assert coordinator.stdout is not None
+        server = int(coordinator.stdout.readline())
+        time.sleep(0.5)
+        coordinator.kill()
+    assert until(lambda: not psutil.pid_exists(server), seconds=2.0)
+
+
 def test_two_hundred_trials_leave_no_process_no_descriptor_and_no_memory_behind(executor: ProcessExecutor) -> None:
     assert executor.server is not None
 
