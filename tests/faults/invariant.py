@@ -70,11 +70,14 @@ def broken(
         for number, count in Counter(record["number"] for record in records).items()
         if count > 1
     ]
+    waiting = set(paused)
+    # Before the ledger: a search that goes on removes a checkpoint only after the ledger says that its trial has ended.
+    kept = {number for number in waiting if checkpoints(path.parent / study / "trials" / str(number) / "checkpoint")}
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         if path.exists():
             _copy(path, copy, live=searching)
-            found += _of_the_ledger(copy, path.parent / study, study, records, set(paused), workers, finished)
+            found += _of_the_ledger(copy, study, records, waiting, kept, workers, finished)
         elif records or finished:
             found.append("kept: the ledger is gone")
     return [*found, *_partial_files(path.parent / study), *_tracebacks(path.parent / study)]
@@ -100,10 +103,10 @@ def _copy(path: Path, copy: Path, *, live: bool) -> None:
 
 def _of_the_ledger(
     copy: Path,
-    folder: Path,
     study: str,
     acknowledged: list[Mapping[str, Any]],
     paused: set[int],
+    kept: set[int],
     workers: Collection[int] | None,
     finished: int | None,
 ) -> Iterator[str]:
@@ -131,7 +134,7 @@ def _of_the_ledger(
         yield from _numbered(ledger.execute(NUMBERS, known).fetchall())
         yield from _told_once(states, noted, configs)
         yield from _values(states, ledger.execute(VALUES, known).fetchall(), ledger.execute(REPORTED, known).fetchall())
-        yield from _running(folder, states, noted, paused, workers)
+        yield from _running(states, noted, paused, kept, workers)
     if acknowledged:
         yield from _kept(acknowledged, Study(study, f"sqlite:///{copy}"))
     count = sum(state in FINISHED for state in states.values())
@@ -193,18 +196,17 @@ def _values(
 
 
 def _running(
-    folder: Path,
     states: Mapping[int, str],
     noted: Mapping[int, dict[str, Any]],
     paused: set[int],
+    kept: set[int],
     workers: Collection[int] | None,
 ) -> Iterator[str]:
     for number in sorted(paused):
         if states.get(number) == "RUNNING" and "paused" not in noted[number]:
             yield f"stuck: trial {number} was told to be paused, and the ledger does not know"
-        place = folder / "trials" / str(number) / "checkpoint"
         put_off = noted[number].get("paused", {}).get("rung", 0) is None  # before it had anything to keep
-        if states.get(number) == "RUNNING" and not put_off and not checkpoints(place):
+        if states.get(number) == "RUNNING" and not put_off and number not in kept:
             yield f"stuck: trial {number} was told to be paused, and has no checkpoint"
     if workers is None:
         return
@@ -233,7 +235,7 @@ def _partial_files(folder: Path) -> Iterator[str]:
             yield f"partial: {error}"
     for place in folder.glob("trials/*/checkpoint"):
         for file in place.iterdir():
-            if not file.name.startswith("new") and file not in checkpoints(place):
+            if not file.name.startswith("new") and file not in checkpoints(place) and file.exists():
                 yield f"partial: {file}"
     for file in folder.glob(".refit/*/**/*"):
         if file.suffix == ".keras" and not file.name.startswith("new-") and not _is_whole(file):
@@ -245,7 +247,14 @@ def _partial_files(folder: Path) -> Iterator[str]:
 def checkpoints(place: Path) -> list[Path]:
     """Those that are whole: real trials keep a step's arrays, fake ones the epoch that they have come to."""
     steps = [file for file in place.glob("step-*.npz") if _is_whole(file)]
-    return steps + [file for file in place.glob("epoch") if file.read_text().isdigit()]
+    return steps + [file for file in place.glob("epoch") if _is_number(file)]
+
+
+def _is_number(file: Path) -> bool:
+    try:
+        return file.read_text().isdigit()
+    except OSError:  # a search that goes on has removed it
+        return False
 
 
 def _is_whole(file: Path) -> bool:
