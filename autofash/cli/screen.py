@@ -211,7 +211,8 @@ class PlainLines:
             case TrialEnded(record=record) | TrialPaused(record=record):
                 value = f" {percent(record.value)}" if record.value is not None else ""
                 what = record.why or config_text(record.config)
-                head = f"{event.finished}/{event.target}  trial {record.number} {record.state}{value}"
+                state = record.state if record.repeats is None else "given up"
+                head = f"{event.finished}/{event.target}  trial {record.number} {state}{value}"
                 print(printable(f"{head} in {duration(record.seconds)}: {what}"), flush=True)
             case SearchEnded():
                 print(printable(f"{event.why} ({duration(event.seconds)})"), flush=True)

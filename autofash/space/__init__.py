@@ -1,17 +1,21 @@
 """What can be searched: four kinds of parameter, equality conditions, and the TOML files that hold them."""
 
-from autofash.space.files import load_space, load_starters, shipped_spaces, space_from_table
+from autofash.space.files import hypermodel_space, load_space, load_starters, shipped_spaces, space_from_table
 from autofash.space.params import BoolParam, ChoiceParam, FloatParam, IntParam, Param
-from autofash.space.space import NamedConfig, Space
+from autofash.space.space import HYPERMODEL, PIXELS, Hypermodel, NamedConfig, Space
 
 __all__ = [
+    "HYPERMODEL",
+    "PIXELS",
     "BoolParam",
     "ChoiceParam",
     "FloatParam",
+    "Hypermodel",
     "IntParam",
     "NamedConfig",
     "Param",
     "Space",
+    "hypermodel_space",
     "load_space",
     "load_starters",
     "shipped_spaces",

@@ -28,7 +28,8 @@ class Proposals:
     """The queue of a study and its sampler."""
 
     def __init__(self, study: optuna.Study, storage: LeanStorage, space: Space, settings: StudySettings) -> None:
-        self._study, self._storage, self._space, self._settings = study, storage, space, settings
+        self._study, self._storage, self._settings = study, storage, settings
+        self.space = space  # of a hypermodel it grows
         self._few = space.few_configs(COUNTABLE)
         self._waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
@@ -50,7 +51,7 @@ class Proposals:
             study = paused_as_pruned(self._study, paused)
             study.sampler = make_sampler(
                 self._settings.sampler if self._settings.sampler != QUEUE else "random",
-                self._space,
+                self.space,
                 seed=self._settings.seed,
                 trial_seed=seed_of(self._settings.seed, number),
             )
@@ -59,9 +60,9 @@ class Proposals:
             queued = self._waiting > 0
             with self._storage.at_once("ask"):
                 trial = study.ask()
-                config = self._space.expand(suggest(trial, self._space))
+                config = self.space.expand(suggest(trial, self.space))
                 failpoints.reach("params")
-                other = twin(config)
+                other = None if self.space.hypermodel else twin(config)  # its config is not known yet
                 if other is None or self._settings.sampler == QUEUE:
                     begun = self._begun(trial, config)
                 else:
@@ -77,8 +78,8 @@ class Proposals:
         """Queue what comes nearest to them in the space, each once; cut short, the next writer queues what is missing."""
         queued = [trial.user_attrs.get("queued") for trial in self._study.get_trials(deepcopy=False)]
         for starter in starters:
-            nearest = self._space.nearest(starter.config)
-            if nearest is not None and (params := dict(self._space.own(nearest))) not in queued:
+            nearest = self.space.nearest(starter.config)
+            if nearest is not None and (params := dict(self.space.own(nearest))) not in queued:
                 queued.append(params)
                 self._enqueue(params, {"queued": params, "origin": f"starter {starter.name}"})
         self._study.set_user_attr("begun", True)
@@ -88,7 +89,7 @@ class Proposals:
         trials = self._study.get_trials(deepcopy=False)
         there = {(key_of({**noted_config(t), **t.params}), t.user_attrs.get("seed")) for t in trials}
         for run in runs:
-            params = dict(self._space.own(run.config))
+            params = dict(self.space.own(run.config))
             if (key_of(params), run.seed) not in there:
                 there.add((key_of(params), run.seed))
                 self._enqueue(params, {"queued": params, "seed": run.seed, "origin": run.origin})
@@ -115,7 +116,7 @@ class Proposals:
         if "seed" not in noted:
             trial.set_user_attr("seed", seed)
         epochs = epochs_of(config, self._settings.epochs)
-        return Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")))
+        return Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")), drawing=suggested)
 
     def _queue_untried(self, duplicates: int) -> bool:
         """Where the sampler only repeats itself and configs can be counted, queue one that is left; False when none is."""

@@ -254,21 +254,22 @@ def make_sampler(name: str, space: Space, *, seed: int, trial_seed: int) -> Base
 
 def suggest(trial: optuna.Trial, space: Space) -> Config:
     """The whole config of a trial, suggested before its first report: a trial pruned halfway would empty TPE's joint space."""
+    return space.walk(lambda name, param: suggest_one(trial, name, param))
 
-    def choose(name: str, param: Param) -> Value:
-        match param:
-            case IntParam():
-                return trial.suggest_int(name, param.low, param.high, step=param.step, log=param.log)
-            case FloatParam():
-                return trial.suggest_float(name, param.low, param.high, step=param.step, log=param.log)
-            case ChoiceParam():
-                chosen = trial.suggest_categorical(name, param.values)
-                assert chosen is not None
-                return chosen
-            case BoolParam():
-                return bool(trial.suggest_categorical(name, [False, True]))
 
-    return space.walk(choose)
+def suggest_one(trial: optuna.Trial, name: str, param: Param) -> Value:
+    """The value of one parameter, by the sampler of the trial's study."""
+    match param:
+        case IntParam():
+            return trial.suggest_int(name, param.low, param.high, step=param.step, log=param.log)
+        case FloatParam():
+            return trial.suggest_float(name, param.low, param.high, step=param.step, log=param.log)
+        case ChoiceParam():
+            chosen = trial.suggest_categorical(name, param.values)
+            assert chosen is not None
+            return chosen
+        case BoolParam():
+            return bool(trial.suggest_categorical(name, [False, True]))
 
 
 def key_of(config: Config) -> str:
