@@ -160,6 +160,15 @@ def test_a_space_and_a_model_exclude_each_other_and_feeding_goes_with_a_model() 
         search(hypermodel=None, flat=True)
 
 
+def test_a_model_file_that_was_changed_since_is_told_of(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    search(study="mine", trials=2)
+    search(study="mine", trials=3)
+    assert not caplog.messages
+    model.write_text(model.read_text() + "# another\n")
+    search(study="mine", trials=4)
+    assert [line for line in caplog.messages if "W-MODEL-CHANGED" in line and "my_model.py" in line]
+
+
 def test_a_model_that_fails_each_time_fails_the_search_with_its_reason() -> None:
     with pytest.raises(NoTrial, match="KeyError"):
         search("ask_in_vain", trials=3)
