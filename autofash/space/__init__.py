@@ -1,6 +1,13 @@
 """What can be searched: four kinds of parameter, equality conditions, and the TOML files that hold them."""
 
-from autofash.space.files import hypermodel_space, load_space, load_starters, shipped_spaces, source_digest, space_from_table
+from autofash.space.files import (
+    hypermodel_space,
+    load_space,
+    load_starters,
+    shipped_spaces,
+    source_digest,
+    space_from_table,
+)
 from autofash.space.params import BoolParam, ChoiceParam, FloatParam, IntParam, Param
 from autofash.space.space import HYPERMODEL, PIXELS, Hypermodel, NamedConfig, Space
 

@@ -120,7 +120,7 @@ def hypermodel_space(source: str, pixels: str = "unit", flat: bool = False) -> S
 
 
 def source_digest(hypermodel: Hypermodel) -> str:
-    """SHA-256 of the file that a user's model is written in; empty where it cannot be read. What that file imports is not seen."""
+    """SHA-256 of the file that a user's model is written in, without what it imports; empty where it cannot be read."""
     place = hypermodel.source.rpartition(":")[0]
     try:
         if not place.endswith(".py"):

@@ -143,7 +143,9 @@ class Study:
         searched = str(self.runs[-1].get("model_sha256", "")) if self.runs else ""
         if self.space.hypermodel and searched not in ("", source_digest(self.space.hypermodel)):
             source = self.space.hypermodel.source
-            log.warning("autofash: warning[W-MODEL-CHANGED]: %s is not as it was when %s was searched", source, self.name)
+            log.warning(
+                "autofash: warning[W-MODEL-CHANGED]: %s is not as it was when %s was searched", source, self.name
+            )
 
     @property
     def folder(self) -> Path:
