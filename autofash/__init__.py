@@ -41,6 +41,8 @@ from autofash.errors import (
 
 if TYPE_CHECKING:
     from autofash import records as records
+    from autofash.importing import Imported as Imported
+    from autofash.importing import import_keras_tuner as import_keras_tuner
     from autofash.loop import Listener
     from autofash.predict import LoadedModel as LoadedModel
     from autofash.predict import load_model as load_model
@@ -64,6 +66,7 @@ __all__ = [
     "DataMissing",
     "EpochReport",
     "FittedModel",
+    "Imported",
     "InfeasibleConfig",
     "Interrupted",
     "LedgerError",
@@ -85,6 +88,7 @@ __all__ = [
     "UsageError",
     "confirm",
     "errors",
+    "import_keras_tuner",
     "list_studies",
     "load_model",
     "load_space",
@@ -98,6 +102,7 @@ _ELSEWHERE = {
     "Confirmed": "study",
     "EpochReport": "records",
     "FittedModel": "records",
+    "Imported": "importing",
     "LoadedModel": "predict",
     "Space": "space",
     "State": "records",
@@ -105,6 +110,7 @@ _ELSEWHERE = {
     "StudySettings": "records",
     "StudySummary": "records",
     "TrialRecord": "records",
+    "import_keras_tuner": "importing",
     "list_studies": "study",
     "load_model": "predict",
     "load_space": "space",

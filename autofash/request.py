@@ -9,8 +9,8 @@ from pathlib import Path
 from autofash import data, hardware
 from autofash.errors import Problem, UsageError, unknown
 from autofash.records import StudySettings
-from autofash.space import Space, load_space
-from autofash.study import Study
+from autofash.space import Space, check_searchable, load_space
+from autofash.study import Study, check_searched
 from autofash.study.ledger import DEFAULT_STORAGE, check_name, fitting_name, study_names
 from autofash.study.pruners import check_pruner
 from autofash.study.samplers import check_sampler
@@ -59,15 +59,14 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
     """The request with every gap filled: from the study where there is one, else from the defaults."""
     _check(request)
     known = study_names(request.storage)
-    before = (
-        Study(request.study, request.storage).settings if request.study in known and not request.new_study else None
-    )
+    before = _begun(request.study, request.storage) if request.study in known and not request.new_study else None
 
     if request.space is None and before is not None:
         space = Study(str(request.study), request.storage).space
     else:
         wanted = request.space if request.space is not None else DEFAULTS["space"]
         space = wanted if isinstance(wanted, Space) else load_space(str(wanted))
+        check_searchable(space)
     dataset, folder, substituted = data.choose(
         request.dataset or (before.dataset if before else None), request.data_dir, progress
     )
@@ -76,7 +75,7 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
     if request.new_study:
         name = next(free for free in _names(name) if free not in known)
     elif before is None and name in known:
-        before = Study(name, request.storage).settings
+        before = _begun(name, request.storage)
 
     def filled(setting: str) -> object:
         asked = getattr(request, setting)
@@ -101,6 +100,14 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
     )
     check_sampler(settings.sampler, space)
     return settings, name, prepared
+
+
+def _begun(name: str | None, storage: str) -> StudySettings:
+    """The settings of a study that is to go on. Raises UsageError where it is another program's."""
+    found = Study(str(name), storage)
+    if found.imported:
+        check_searched(found)
+    return found.settings
 
 
 def _check(request: SearchRequest) -> None:

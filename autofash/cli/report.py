@@ -90,10 +90,11 @@ def print_report(facts: Facts, page: Path) -> None:
                 made.add_row(brief(pair.truth), brief(pair.taken_for), str(pair.images), percent(pair.share))
             console.print(made)
     else:
-        say(f"\nTest it:  [bold]{shown(facts.export_command)}[/]")
+        say(f"\n{'Search from it' if facts.imported else 'Test it'}:  [bold]{shown(facts.export_command)}[/]")
 
     console.print()
     cost = facts.cost
     saved = f"; pruning saved about {duration(cost.saved_seconds)}" if cost.saved_epochs else ""
-    say(f"[dim]{duration(cost.trial_seconds)} of trials{saved}[/]")
+    if not facts.imported:
+        say(f"[dim]{duration(cost.trial_seconds)} of trials{saved}[/]")
     say(f"\nthe report  [bold]{shown(page)}[/]")

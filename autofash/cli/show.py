@@ -63,9 +63,12 @@ def print_study(console: Console, study: Study, most: int | None) -> None:
 
     from autofash.cli.terminal import brief, config_text, say, shown, sparkline, state_text, table
     from autofash.figures import duration, percent
+    from autofash.study.imports import source_of
 
     summary, settings = study.summary(), study.settings
     how = f"{shown(settings.space)} on {settings.dataset}, by {settings.sampler} and {settings.pruner}, seed {settings.seed}"
+    if study.imported:
+        how = f"imported from {shown(source_of(study) or 'another program')}, searched there by {settings.sampler} on {settings.dataset}"
     say(f"[bold]{study.name}[/]  {how}")
     paused = f", {summary.paused} paused" if summary.paused else ""
     counts = f"{summary.complete} complete, {summary.pruned} pruned{paused}, {summary.failed} failed"

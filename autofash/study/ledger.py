@@ -40,7 +40,7 @@ from autofash.errors import (
     without_secrets,
 )
 from autofash.records import Config, EpochReport, Standing, State, StudySettings, StudySummary, TrialRecord
-from autofash.space import space_from_table
+from autofash.space import IMPORTED, space_from_table
 from autofash.study.lock import StudyLock
 from autofash.study.rows import (
     SCHEMA,
@@ -139,6 +139,11 @@ class Study:
     def folder(self) -> Path:
         """Where the study's artifacts lie."""
         return artifacts(self.storage) / self.name
+
+    @property
+    def imported(self) -> bool:
+        """Whether another program searched it: it can be looked at and learnt from, and holds no models."""
+        return self.space.family == IMPORTED
 
     @property
     def arguments(self) -> str:
@@ -300,8 +305,7 @@ class Study:
         params = {**noted_config(trial), **trial.params}
         if not params:
             return {}
-        family = {} if "family" in params or self.space.configs else {"family": self.space.family}
-        return self.space.expand({**family, **params})
+        return self.space.expand({**self.space.begun(), **params})
 
 
 def reports_of(trial: FrozenTrial) -> list[EpochReport]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -269,6 +269,19 @@ def suggest(trial: optuna.Trial, space: Space) -> Config:
                 return bool(trial.suggest_categorical(name, [False, True]))
 
     return space.walk(choose)
+
+
+def distribution(param: Param) -> BaseDistribution:
+    """What Optuna draws such a parameter from; the same as `suggest` writes into the ledger."""
+    match param:
+        case IntParam():
+            return IntDistribution(param.low, param.high, step=param.step, log=param.log)
+        case FloatParam():
+            return FloatDistribution(param.low, param.high, step=param.step, log=param.log)
+        case ChoiceParam():
+            return CategoricalDistribution(param.values)
+        case BoolParam():
+            return CategoricalDistribution([False, True])
 
 
 def key_of(config: Config) -> str:
