@@ -138,6 +138,7 @@ def search(
     patience_seconds: float | None = None,
     storage: str | None = None,
     starters: bool | None = None,
+    warm_start: str | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Study:
     """Search a space for the best config, in as many processes as the machine has room for; called again, it resumes.
@@ -147,6 +148,7 @@ def search(
     budget_seconds: wall clock. target: objective at which to stop, a fraction. epochs: most of each trial. sampler: tpe,
     random, grid, qmc, cmaes. pruner: asha, hyperband, median, none. objective: accuracy or macro_f1. patience_seconds: a trial
     that says nothing for so long is given up, default an hour. storage: database URL, default sqlite:///studies/studies.db.
+    warm_start: another study of the storage, whose trials the sampler learns from; the best three of them run first.
     listeners: called with every event of the search.
 
     Raises UsageError, SpaceError, DataError, StudyError, NoTrial when nothing was completed, Interrupted upon Ctrl-C.
@@ -174,6 +176,7 @@ def search(
         patience_seconds=patience_seconds,
         storage=storage or DEFAULT_STORAGE,
         starters=starters,
+        warm_start=warm_start,
     )
     return loop.search(request, listeners)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from autofash.errors import StudyError, StudyMismatch, brief
 from autofash.keras_tuner_folder import CODE, TunerFolder, TunerTrial, read_folder, widened
 from autofash.records import State, StudySettings
-from autofash.space import IMPORTED, ChoiceParam, FloatParam, IntParam, Param, Space
+from autofash.space import IMPORTED, ChoiceParam, Param, Space
 from autofash.study import Study
 from autofash.study.imports import Foreign, add_foreign, foreign_ids, imported_study
 from autofash.study.ledger import DEFAULT_STORAGE, check_name, fitting_name
@@ -40,13 +40,12 @@ class Imported:
     remarks: tuple[str, ...]  # what an honest reader has to know about the values
 
 
-def import_keras_tuner(
-    folder: str | Path, study: str | None = None, storage: str = DEFAULT_STORAGE
-) -> Imported:
+def import_keras_tuner(folder: str | Path, study: str | None = None, storage: str = DEFAULT_STORAGE) -> Imported:
     """Turn a KerasTuner project, `<directory>/<project_name>`, into a study, or bring the study that was made of it up to date.
 
     study: its name, default the folder's. A trial's value is its validation accuracy, whatever KerasTuner went by.
-    Raises StudyError where the folder is no project or holds no validation accuracy, StudyMismatch, StudyBusy, LedgerError, UsageError.
+    Raises StudyError where the folder is no project or holds no validation accuracy, StudyMismatch, StudyBusy, LedgerError,
+    UsageError.
     """
     folder = Path(folder)
     name = study or fitting_name(folder.resolve().name)
@@ -72,7 +71,9 @@ def import_keras_tuner(
     if not trials:
         more = f", {len(strange)} that cannot be read" if strange else ""
         more += f", {len(found.trials) - len(ended)} that have not ended" if len(found.trials) > len(ended) else ""
-        raise StudyError(f"no trial of it can be imported{more}", "the same, once one has ended", where=str(folder), code=CODE)
+        raise StudyError(
+            f"no trial of it can be imported{more}", "the same, once one has ended", where=str(folder), code=CODE
+        )
     new = [_foreign(trial, metric, params) for trial in trials if trial.id not in known]
     settings = _settings(found, folder, params, trials)
     made = add_foreign(name, storage, settings, new, {"imported": str(folder.resolve()), "from": "KerasTuner"})
@@ -112,7 +113,7 @@ def _objective(trials: Sequence[TunerTrial], folder: Path) -> tuple[str, tuple[s
 
 
 def _scores(trial: TunerTrial, metric: str) -> bool:
-    told, best = trial.metrics.get(metric), max if metric in trial.highest else min
+    told, best = trial.metrics.get(metric, {}), max if metric in trial.highest else min
     return bool(told) and trial.score is not None and math.isclose(best(told.values()), trial.score, rel_tol=1e-6)
 
 
@@ -141,23 +142,22 @@ def _misfit(trial: TunerTrial, metric: str, params: dict[str, Param], fixed: set
         wide = widened(params[name], param) if name in params else param
         if wide is None or (name in fixed and not _may_become(params[name], wide)):
             return f"its {name} is not drawn as in the trials before it"
+        if next(wide.faults(), None) is not None:
+            return f"its {name} lies too far from that of the trials before it"
         joined[name] = wide
     params.update(joined)
     return ""
 
 
 def _may_become(before: Param, now: Param) -> bool:
-    match before, now:
-        case (IntParam(), IntParam()) | (FloatParam(), FloatParam()):
-            return before.log == now.log
-        case ChoiceParam(), ChoiceParam():
-            return before.values == now.values
-    return True
+    if isinstance(before, ChoiceParam) and isinstance(now, ChoiceParam):
+        return before.values == now.values
+    return getattr(before, "log", False) == getattr(now, "log", False)
 
 
 def _foreign(trial: TunerTrial, metric: str, params: Mapping[str, Param]) -> Foreign:
     complete = trial.status == "COMPLETED"
-    metrics = {name: next(reversed(told.values())) for name, told in trial.metrics.items() if told}
+    metrics = {name: told[max(told)] for name, told in trial.metrics.items() if told}
     return Foreign(
         id=trial.id,
         state=State.COMPLETE if complete else State.FAILED,

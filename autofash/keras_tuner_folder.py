@@ -1,7 +1,7 @@
 """Reads what a KerasTuner search left on the disk, `<directory>/<project_name>`: oracle.json and trial_*/trial.json.
 
-Nothing in it is trusted: files are bounded, JSON alone is read, links are not followed. KerasTuner need not be installed. It writes these
-files in place, so that one of a search that runs, or was killed, may be cut short: such a file is named, and the others are read.
+Nothing in it is trusted: files are bounded, JSON alone is read, links are not followed. KerasTuner need not be installed. It
+writes these files in place, so that one of a search that runs, or was killed, may be cut short: it is named, the others are read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class TunerTrial:
     status: str  # COMPLETED, FAILED, INVALID, RUNNING, IDLE or STOPPED
     values: Mapping[str, Value]  # of the hyperparameters that were active
     params: Mapping[str, Param]  # of the same names: what each was drawn from
-    tuner: Mapping[str, Value]  # Hyperband's: epochs, initial_epoch, bracket, round, trial_id of the trial that it continues
+    tuner: Mapping[
+        str, Value
+    ]  # Hyperband's: epochs, initial_epoch, bracket, round, trial_id of the trial that it continues
     metrics: Mapping[str, Mapping[int, float]]  # name → epoch, from 1 → mean of the executions, finite
     highest: frozenset[str]  # metrics of which more is better
     score: float | None  # the objective at its best
@@ -180,6 +182,9 @@ def read_folder(folder: Path) -> TunerFolder:
         oracle = _OracleFile()
         strange.append(error.problems[0].fact)
     for place in places:
+        if place.parent.is_symlink():
+            strange.append(f"{place.parent.name}: a link, which is not followed")
+            continue
         try:
             found.append(read_trial(place))
         except FileNotFoundError:
@@ -187,7 +192,9 @@ def read_folder(folder: Path) -> TunerFolder:
         except StudyError as error:
             strange.append(f"{place.parent.name}/{error.problems[0].fact}")
     order = {trial: place for place, trial in enumerate(oracle.start_order)}
-    kind = "kt-hyperband" if oracle.brackets is not None else "kt-bayesian" if oracle.alpha is not None else "keras-tuner"
+    kind = (
+        "kt-hyperband" if oracle.brackets is not None else "kt-bayesian" if oracle.alpha is not None else "keras-tuner"
+    )
     return TunerFolder(
         trials=tuple(sorted(found, key=lambda trial: (order.get(trial.id, len(order)), trial.id))),
         strange=tuple(strange),
@@ -230,9 +237,7 @@ def read_trial(path: Path) -> TunerTrial:
         params=params,
         tuner=tuner,
         # KerasTuner counts steps from 0, and from 0 again in a trial that continues another.
-        metrics={
-            key: _history(metric, int(began)) for key, metric in told.metrics.metrics.items() if _plain(key)
-        },
+        metrics={key: _history(metric, int(began)) for key, metric in told.metrics.metrics.items() if _plain(key)},
         highest=frozenset(key for key, metric in told.metrics.metrics.items() if metric.direction == "max"),
         score=told.score if told.score is not None and math.isfinite(told.score) else None,
         message=_last_line(told.message or ""),
@@ -241,27 +246,25 @@ def read_trial(path: Path) -> TunerTrial:
 
 def widened(one: Param, other: Param) -> Param | None:
     """The parameter that holds the values of both; None where they are of different kinds."""
-    match one, other:
-        case ChoiceParam(), ChoiceParam():
-            return ChoiceParam(values=[*one.values, *(value for value in other.values if not one.holds(value))])
-        case (IntParam(), IntParam()) | (FloatParam(), FloatParam()):
-            if one == other:
-                return one
-            ends = {"low": min(one.low, other.low), "high": max(one.high, other.high)}
-            return type(one)(**ends, log=one.log and other.log)
-        case BoolParam(), BoolParam():
-            return one
-    return None
+    if isinstance(one, ChoiceParam) and isinstance(other, ChoiceParam):
+        return ChoiceParam(values=[*one.values, *(value for value in other.values if not one.holds(value))])
+    if type(one) is not type(other) or one == other:
+        return one if one == other else None
+    if isinstance(one, IntParam) and isinstance(other, IntParam):
+        return IntParam(low=min(one.low, other.low), high=max(one.high, other.high), log=one.log and other.log)
+    if isinstance(one, FloatParam) and isinstance(other, FloatParam):
+        return FloatParam(low=min(one.low, other.low), high=max(one.high, other.high), log=one.log and other.log)
+    return one
 
 
 def _trial_folders(folder: Path) -> Iterator[Path]:
-    """The trial.json of every trial, by its folder's name; a link is none."""
+    """The trial.json of every trial, by its folder's name."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(
                 entry.name
                 for entry in entries
-                if entry.name.startswith("trial_") and entry.is_dir(follow_symlinks=False)
+                if entry.name.startswith("trial_") and (entry.is_symlink() or entry.is_dir())
             )
     except (OSError, ValueError) as error:
         raise StudyError(
@@ -319,11 +322,11 @@ def _param(entry: _Entry, value: Value, name: str) -> tuple[Param, Value]:
     if not _usable(value) or (param is not None and next(param.faults(), None) is not None):
         param = None
     if isinstance(param, FloatParam) and not isinstance(value, bool | str):
-        value = float(value)
         near = param.nearest(value)  # KerasTuner multiplies floats: 0.30000000000000004 of a step of 0.1
-        value = near if math.isclose(float(near), value, rel_tol=1e-9, abs_tol=1e-12) else value
-        if not param.holds(value) and (value > 0 or not param.log):
-            param = widened(param, FloatParam(low=value, high=value, log=param.log))
+        place = float(value)
+        value = near if math.isclose(float(near), place, rel_tol=1e-9, abs_tol=1e-12) else place
+        if not param.holds(value) and (place > 0 or not param.log):
+            param = widened(param, FloatParam(low=place, high=place, log=param.log))
     elif isinstance(param, IntParam) and type(value) is int and not param.holds(value) and (value > 0 or not param.log):
         param = widened(param, IntParam(low=value, high=value, log=param.log))
     if param is None or not param.holds(value):
@@ -344,10 +347,10 @@ def _drawn_from(entry: _Entry) -> Param | None:
             low, high = config.min_value, config.max_value
             if config.sampling in ("log", "reverse_log") or not config.step or not math.isfinite(high - low):
                 return FloatParam(low=low, high=high, log=config.sampling == "log")
-            steps = (high - low) / config.step
-            if not 0 <= steps < 2**53:
+            spans = (high - low) / config.step
+            if not 0 <= spans < 2**53:
                 return None
-            return FloatParam(low=low, high=low + math.floor(steps + 1e-9) * config.step, step=config.step)
+            return FloatParam(low=low, high=low + math.floor(spans + 1e-9) * config.step, step=config.step)
         case _Choice(config=config):
             return ChoiceParam(values=_distinct(config.values)) if all(map(_usable, config.values)) else None
         case _Fixed(config=config):

@@ -42,6 +42,7 @@ class SearchRequest:
     objective: str | None = None  # default accuracy
     patience_seconds: float | None = None  # a trial that says nothing for so long hangs, and fails; default an hour
     storage: str = DEFAULT_STORAGE
+    warm_start: str | None = None  # a study of the same storage whose trials the sampler learns from
     starters: bool | None = None  # begin with the known-good configs; default yes
 
 

@@ -26,8 +26,8 @@ def import_folder(
 
     **autofash import my_dir/my_project --study old**
 
-    Then `show`, `report` and `dashboard` work on it, and **autofash search --warm-start old** begins where it ended. Models are not
-    imported. The folder is only read; import it again, while KerasTuner writes it or later, and what is new is added.
+    `show`, `report` and `dashboard` work on it then, and **autofash search --warm-start old** begins where it ended. Models are
+    not imported. The folder is only read; import it again, while KerasTuner writes it or later, and what is new is added.
     """
     import sys
 

@@ -71,7 +71,7 @@ def print_report(facts: Facts, page: Path) -> None:
             Text(percent(leader.value), style="bold green" if leader.rank == 1 else ""),
             f"{100 * low:.1f}–{100 * high:.1f}",
             str(leader.best_epoch),
-            duration(leader.seconds),
+            duration(leader.seconds or None),
             brief(", ".join(f"{name} {value_text(leader.config.get(name))}" for name in telling)),
         )
     console.print(made)

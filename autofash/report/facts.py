@@ -235,7 +235,13 @@ def _caveats(
     told, settings, openings = [], study.settings, len(study.openings)
     first = sure[0].record if sure else ranked[0]
     if study.imported:
-        told.append("An imported study holds no models, and nothing of it was measured here: search from it to have one.")
+        told.append(
+            "An imported study holds no models, and nothing of it was measured here: search from it to have one."
+        )
+    if (learnt := study.warm_start) is not None:
+        told.append(
+            f"The sampler began with what {learnt['fit']} trials of {learnt['study']} had shown; none of them counts here."
+        )
     if settings.substituted:
         told.append(f"{settings.substituted} was not to be had: {settings.dataset} had to serve.")
     if openings > 1:
@@ -406,7 +412,7 @@ def _search_command(study: Study) -> str:
     """The command that begins such a study; its space is a file of the user's own unless autofash ships it as it is."""
     settings = study.settings
     if study.imported:
-        return f"autofash import {shlex.quote(str(source_of(study) or 'FOLDER'))} --study {study.arguments}"
+        return f"autofash import {shlex.quote(source_of(study))} --study {study.arguments}"
     if settings.space == "baselines" and study.space.configs:
         return f"autofash baselines --dataset {settings.dataset}"
     shipped = (
@@ -423,6 +429,8 @@ def _search_command(study: Study) -> str:
         "objective": settings.objective,
     }
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in flags.items()]
+    learnt = study.warm_start
+    words += [f"--warm-start {shlex.quote(learnt['study'])}"] if learnt is not None else []
     return " ".join(
         ["autofash search --study", study.arguments, *words, *([] if settings.starters else ["--no-starters"])]
     )

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -75,7 +74,11 @@ def add_foreign(
             new = [trial for trial in trials if trial.id not in numbers]
             with opened.storage.at_once("attrs"):
                 grown = ("space_table", "space_fingerprint", "epochs")
-                now = {**asdict(before.settings), **{key: getattr(settings, key) for key in grown}} if before else asdict(settings)
+                now = (
+                    {**asdict(before.settings), **{key: getattr(settings, key) for key in grown}}
+                    if before
+                    else asdict(settings)
+                )
                 study.set_user_attr("settings", as_json(now))
                 moment = datetime.now().astimezone().isoformat()
                 if new or not there:
@@ -108,6 +111,6 @@ def _add(study: optuna.Study, trial: Foreign, continues: int | None) -> None:
     )
 
 
-def source_of(study: Study) -> Path | None:
-    """The folder that a study was imported from last; None where it was not."""
-    return next((Path(run["imported"]) for run in reversed(study.runs) if "imported" in run), None)
+def source_of(study: Study) -> str:
+    """The folder that an imported study came from last."""
+    return next((str(run["imported"]) for run in reversed(study.runs) if "imported" in run), "FOLDER")

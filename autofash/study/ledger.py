@@ -161,6 +161,44 @@ class Study:
         return list(self._attributes.get("runs", []))
 
     @property
+    def warm_start(self) -> Mapping[str, Any] | None:
+        """What the study was told of another one's trials when it began, as study.warm has it; None where nothing."""
+        return self._attributes.get("warm_start")
+
+    @property
+    def hints(self) -> list[TrialRecord]:
+        """The trials of another study that the sampler learns from, the best first; none of them is a trial of this one."""
+        told = self.warm_start or {"trials": []}
+        with understood(self.storage):
+            found = [self._hint(hint, told["study"]) for hint in told["trials"]]
+        return sorted(found, key=lambda hint: (hint.state is not State.COMPLETE, -(hint.value or 0.0), hint.number))
+
+    def _hint(self, hint: Mapping[str, Any], source: str) -> TrialRecord:
+        looks = {int(epoch): float(value) for epoch, value in hint["looks"].items()}
+        curve = {epoch: looks[epoch] for epoch in sorted(looks) if epoch != EARLY}
+        best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
+        return TrialRecord(
+            number=int(hint["trial"]),
+            state=State.COMPLETE if hint["complete"] else State.PRUNED,
+            config=self.space.expand({**self.space.begun(), **hint["config"]}),
+            value=curve[best] if best is not None else looks.get(EARLY),
+            best_epoch=best,
+            curve=tuple(curve.values()),
+            reports=(),
+            seconds=0.0,
+            why="",
+            seed=0,
+            origin=f"imported from {source} trial {hint['trial']}",
+        )
+
+    def finished_trials(self) -> list[FrozenTrial]:
+        """The finished trials that have reported, as Optuna has them: for a study that learns from this one."""
+        with self._reading() as connection:
+            found = read_trials(connection, TRIALS.c.study_id == self.number)
+        counted = (TrialState.COMPLETE, TrialState.PRUNED)
+        return [trial for trial in found if trial.state in counted and trial.intermediate_values]
+
+    @property
     def validation_images(self) -> int | None:
         """How many images every validation score was measured on; None where no search has noted it."""
         return next((int(run["validation_images"]) for run in reversed(self.runs) if "validation_images" in run), None)

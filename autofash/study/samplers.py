@@ -102,13 +102,13 @@ class Shown(optuna.Study):
         return [trial for trial in self._shown if states is None or trial.state in states]
 
 
-def paused_as_pruned(study: optuna.Study, paused: Container[int]) -> Shown:
-    """The study as its sampler is to see it: trials that pause at a rung look pruned there.
+def as_seen(study: optuna.Study, paused: Container[int], hints: Sequence[FrozenTrial] = ()) -> Shown:
+    """The study as its sampler is to see it: hints before its own trials, and trials that pause at a rung look pruned there.
 
     TPE learns from a pruned trial's last value, and takes every running one for bad.
     """
     trials = study.get_trials(deepcopy=False)
-    return Shown(study, [_pruned(trial) if trial.number in paused else trial for trial in trials])
+    return Shown(study, [*hints, *(_pruned(trial) if trial.number in paused else trial for trial in trials)])
 
 
 def _pruned(trial: FrozenTrial) -> FrozenTrial:
@@ -225,6 +225,9 @@ SAMPLERS: dict[str, Callable[[Space, int, int], BaseSampler]] = {
     "qmc": _qmc,
     "cmaes": _cmaes,
 }
+LEARN = (
+    "tpe",
+)  # those that learn from hints: the others look at no trials, or, as CMA-ES, at those alone that they proposed
 LARGEST_GRID = 100_000  # configs
 NEEDS = {"cmaes": "cmaes"}  # sampler → package that an extra of the same name brings
 
