@@ -121,6 +121,9 @@ _ELSEWHERE = {
 def search(
     space: str | Path | Space | None = None,
     *,
+    hypermodel: str | None = None,
+    pixels: str | None = None,
+    flat: bool | None = None,
     dataset: str | None = None,
     data_dir: str | Path | None = None,
     study: str | None = None,
@@ -143,7 +146,9 @@ def search(
 ) -> Study:
     """Search a space for the best config, in as many processes as the machine has room for; called again, it resumes.
 
-    space: name, file or Space; default cnn. dataset: fashion_mnist, mnist, cifar10 or digits; default the first where it is
+    space: name, file or Space; default cnn. hypermodel: your own code instead, "FILE.py:NAME" or "package.module:NAME", a
+    KerasTuner build(hp) or HyperModel, or an Optuna-style define(trial) -> keras.Model; fed with pixels "raw", "unit" (default)
+    or "standardized", flat or not. dataset: fashion_mnist, mnist, cifar10 or digits; default the first where it is
     found or can be fetched, else digits. trials: finished ones in all, default 50; more: raises that total.
     budget_seconds: wall clock. target: objective at which to stop, a fraction. epochs: most of each trial. sampler: tpe,
     random, grid, qmc, cmaes. pruner: asha, hyperband, median, none. objective: accuracy or macro_f1. patience_seconds: a trial
@@ -159,6 +164,9 @@ def search(
 
     request = SearchRequest(
         space=str(space) if isinstance(space, Path) else space,
+        hypermodel=hypermodel,
+        pixels=pixels,
+        flat=flat,
         dataset=dataset,
         data_dir=Path(data_dir) if data_dir is not None else None,
         study=study,

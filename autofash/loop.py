@@ -25,10 +25,11 @@ from autofash.records import (
     Started,
     State,
     StudySettings,
+    Suggest,
     TrialRecord,
     TrialSpec,
 )
-from autofash.request import Progress, SearchRequest, settle, total
+from autofash.request import Progress, SearchRequest, settle, task_of, total
 from autofash.space import load_starters
 from autofash.study import Study, StudyWriter
 from autofash.study.ledger import study_names
@@ -111,13 +112,13 @@ def search(
     request: SearchRequest,
     listeners: Sequence[Listener] = (),
     *,
-    task: str = "autofash.training:run_trial",
+    task: str | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Study:
     """Run, or resume, the search that the request describes; see `autofash.search` for the settings.
 
-    task: module:function that trains a trial; a name, because this process never imports Keras.
+    task: module:function that trains a trial; a name, because this process never imports Keras; default the family's.
     executor: where trials run; default processes with the task's module loaded. progress: told of a download.
     Raises AutofashError: SpaceError, DataError, StudyError, NoTrial, ResourceError, Interrupted.
     """
@@ -137,7 +138,9 @@ def search(
                 learnt=learnt,
             )
         ) as writer:
-            return conduct(writer, left, settings, prepared, listeners, task=task, executor=executor)
+            return conduct(
+                writer, left, settings, prepared, listeners, task=task or task_of(settings), executor=executor
+            )
 
     return attempt(request) if executor else outlasting(attempt, request)
 
@@ -305,6 +308,8 @@ class _Search:
                 match event:
                     case Started():
                         self._tell(event)
+                    case Suggest():
+                        executor.reply(event.trial, self._writer.suggest(event))
                     case ModelBuilt():
                         executor.reply(event.trial, self._writer.built(event))
                     case EpochReport():
@@ -361,7 +366,7 @@ class _Search:
             self._failures.clear()
             self._tell(TrialPaused(record, self._finished, self._writer.target))
             return
-        if not record.finished and outcome.ending is not Ending.LOST:
+        if not record.finished and record.repeats is None and outcome.ending is not Ending.LOST:
             self._failures.append(record.why)
         self._ended(record)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from autofash import data, hardware
 from autofash.errors import Problem, UsageError, unknown
 from autofash.records import StudySettings
-from autofash.space import Space, check_searchable, load_space
+from autofash.space import HYPERMODEL, Hypermodel, Space, check_searchable, hypermodel_space, load_space
 from autofash.study import Study, check_searched
 from autofash.study.ledger import DEFAULT_STORAGE, check_name, fitting_name, study_names
 from autofash.study.pruners import check_pruner
@@ -25,6 +25,9 @@ class SearchRequest:
     """What a user asks of a search; None leaves it to the study, or to the default where the study is new."""
 
     space: str | Space | None = None  # default cnn
+    hypermodel: str | None = None  # a user's own code instead: FILE.py:NAME or package.module:NAME
+    pixels: str | None = None  # as its author feeds them; default unit
+    flat: bool | None = None  # images as (pixels,); default no
     dataset: str | None = None  # default Fashion-MNIST, else digits
     data_dir: Path | None = None
     study: str | None = None  # default <dataset>-<space>
@@ -62,7 +65,15 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
     known = study_names(request.storage)
     before = _begun(request.study, request.storage) if request.study in known and not request.new_study else None
 
-    if request.space is None and before is not None:
+    if request.hypermodel is not None:
+        known_as = Study(str(request.study), request.storage).space.hypermodel if before else None
+        default = known_as or Hypermodel(request.hypermodel)
+        space = hypermodel_space(
+            request.hypermodel,
+            request.pixels if request.pixels is not None else default.pixels,
+            request.flat if request.flat is not None else default.flat,
+        )
+    elif request.space is None and before is not None:
         space = Study(str(request.study), request.storage).space
     else:
         wanted = request.space if request.space is not None else DEFAULTS["space"]
@@ -88,8 +99,8 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
         dataset=dataset,
         data_fingerprint=prepared.fingerprint,
         space=space.name,
-        space_table=space.table(),
-        space_fingerprint=space.fingerprint,
+        space_table=space.declared.table(),
+        space_fingerprint=space.declared.fingerprint,
         sampler=str(filled("sampler")),
         pruner=str(filled("pruner")),
         objective=str(filled("objective")),
@@ -109,6 +120,12 @@ def _begun(name: str | None, storage: str) -> StudySettings:
     if found.imported:
         check_searched(found)
     return found.settings
+
+
+def task_of(settings: StudySettings) -> str:
+    """The task, module:function, that trains a trial of the study."""
+    own = settings.space_table["family"] == HYPERMODEL
+    return "autofash.hypermodels:run_trial" if own else "autofash.training:run_trial"
 
 
 def _check(request: SearchRequest) -> None:
@@ -134,6 +151,12 @@ def _check(request: SearchRequest) -> None:
         problems.append(Problem(f"--target {request.target:g} is no fraction", "--target 0.93"))
     if request.patience_seconds is not None and request.patience_seconds <= 0:
         problems.append(Problem(f"--patience {request.patience_seconds:g}s is not above 0", "--patience 1h"))
+    if request.space is not None and request.hypermodel is not None:
+        problems.append(Problem("--space and --hypermodel exclude each other", "one of them"))
+    if (request.pixels is not None or request.flat is not None) and request.hypermodel is None:
+        problems.append(
+            Problem("--pixels and --flat say how a hypermodel is fed", "--hypermodel FILE.py:NAME beside them")
+        )
     if request.trials is not None and request.more is not None:
         problems.append(Problem("--trials and --more exclude each other", "one of them"))
     if problems:

@@ -27,6 +27,14 @@ def search(
         str | None,
         typer.Option(metavar="NAME|FILE", help="What to search; `autofash spaces` lists them.", show_default="cnn"),
     ] = None,
+    hypermodel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.py:NAME",
+            help="Your own build(hp), HyperModel or define(trial) instead of a space.",
+            show_default=False,
+        ),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(help="fashion_mnist, mnist, cifar10 or digits.", show_default="fashion_mnist, or digits offline"),
@@ -60,6 +68,20 @@ def search(
             help="Give up a trial that says nothing for so long.",
             show_default="1h",
             rich_help_panel=MORE,
+        ),
+    ] = None,
+    pixels: Annotated[
+        str | None,
+        typer.Option(
+            help="How your own model is fed: raw, unit (0 to 1) or standardized.",
+            show_default="unit",
+            rich_help_panel=MORE,
+        ),
+    ] = None,
+    flat: Annotated[
+        bool | None,
+        typer.Option(
+            "--flat/--no-flat", help="Your own model takes flat images.", show_default="no", rich_help_panel=MORE
         ),
     ] = None,
     objective: Annotated[
@@ -108,6 +130,9 @@ def search(
         "trials": trials,
         "budget": budget,
         "space": space,
+        "hypermodel": hypermodel,
+        "pixels": pixels,
+        "flat": flat,
         "dataset": dataset,
         "study": study,
         "workers": workers,

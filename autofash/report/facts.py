@@ -401,7 +401,7 @@ def _reproduce(study: Study, model: Tested | None) -> Reproduce:
             **{name: str(run[name]) for name in ("python", "autofash", "keras", "optuna") if name in run},
             **(model.versions if model else {}),
         },
-        fingerprints={"data": study.settings.data_fingerprint, "space": study.settings.space_fingerprint},
+        fingerprints={"data": study.settings.data_fingerprint, "space": study.space.fingerprint},
         machine=(model.machine if model else "") or str(run.get("machine", "")),
         plan=str(run.get("plan", "")),
         date=model.created if model else str(run.get("began", "")),
@@ -418,9 +418,14 @@ def _search_command(study: Study) -> str:
     shipped = (
         settings.space in shipped_spaces() and load_space(settings.space).fingerprint == settings.space_fingerprint
     )
-    flags = {
+    own = study.space.hypermodel
+    flags: dict[str, object] = {
         "dataset": settings.dataset,
-        "space": settings.space if shipped else f"{settings.space}.toml",
+        **(
+            {"hypermodel": own.source, "pixels": own.pixels}
+            if own
+            else {"space": settings.space if shipped else f"{settings.space}.toml"}
+        ),
         "trials": study.target,
         "epochs": settings.epochs,
         "seed": settings.seed,
@@ -431,6 +436,5 @@ def _search_command(study: Study) -> str:
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in flags.items()]
     learnt = study.warm_start
     words += [f"--warm-start {shlex.quote(learnt['study'])}"] if learnt is not None else []
-    return " ".join(
-        ["autofash search --study", study.arguments, *words, *([] if settings.starters else ["--no-starters"])]
-    )
+    switches = [*(["--flat"] if own and own.flat else []), *([] if settings.starters else ["--no-starters"])]
+    return " ".join(["autofash search --study", study.arguments, *words, *switches])

@@ -121,9 +121,10 @@ class Study:
             )
         with understood(storage):
             self.settings = StudySettings(**attributes["settings"])
-            self.space = space_from_table(
-                self.settings.space_table, name=self.settings.space, where=self.settings.space
-            )
+            table = dict(self.settings.space_table)
+            if "seen" in attributes:  # parameters of a hypermodel that have shown themselves
+                table["params"] = {**table["params"], **attributes["seen"]}
+            self.space = space_from_table(table, name=self.settings.space, where=self.settings.space)
 
     @cached_property
     def _study(self) -> optuna.Study:
@@ -336,6 +337,7 @@ class Study:
             origin=str(noted.get("origin", "sampled")),
             ended=trial.datetime_complete.astimezone() if trial.datetime_complete else None,
             early=next((report for report in said if report.epoch == EARLY), None),
+            repeats=noted.get("duplicate_of"),
         )
 
     def config_of(self, trial: FrozenTrial) -> Config:

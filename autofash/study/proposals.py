@@ -30,9 +30,11 @@ class Proposals:
     """The queue of a study and its sampler."""
 
     def __init__(self, study: optuna.Study, storage: LeanStorage, space: Space, settings: StudySettings) -> None:
-        self._study, self._storage, self._space, self._settings = study, storage, space, settings
+        self._study, self._storage, self._settings = study, storage, settings
+        self.space = space  # of a hypermodel it grows
         self._few = space.few_configs(COUNTABLE)
-        self._hints = self._shown(study.user_attrs.get(WARM_START))
+        self._learnt: Mapping[str, Any] = study.user_attrs.get(WARM_START, {"trials": []})
+        self._hints: tuple[Space, Sequence[FrozenTrial]] | None = None
         self._waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def next(self, paused: Container[int], twin: Callable[[Config], int | None]) -> Underway | None:
@@ -50,10 +52,10 @@ class Proposals:
             if self._settings.sampler == QUEUE and not self._waiting:
                 return None
             number = len(self._study.get_trials(deepcopy=False))
-            study = as_seen(self._study, paused, self._hints)
+            study = as_seen(self._study, paused, self.hints())
             study.sampler = make_sampler(
                 self._settings.sampler if self._settings.sampler != QUEUE else "random",
-                self._space,
+                self.space,
                 seed=self._settings.seed,
                 trial_seed=seed_of(self._settings.seed, number),
             )
@@ -62,9 +64,9 @@ class Proposals:
             queued = self._waiting > 0
             with self._storage.at_once("ask"):
                 trial = study.ask()
-                config = self._space.expand(suggest(trial, self._space))
+                config = self.space.expand(suggest(trial, self.space))
                 failpoints.reach("params")
-                other = twin(config)
+                other = None if self.space.hypermodel else twin(config)  # its config is not known yet
                 if other is None or self._settings.sampler == QUEUE:
                     begun = self._begun(trial, config)
                 else:
@@ -84,17 +86,22 @@ class Proposals:
             origin = f"warm start: {told['study']} trial {hint['trial']}"
             self._enqueue(hint["config"], {"queued": hint["config"], "origin": origin})
         self._study.set_user_attr(WARM_START, as_json(told))
-        self._hints = self._shown(told)
+        self._learnt, self._hints = as_json(told), None
 
-    def _shown(self, told: Mapping[str, Any] | None) -> Sequence[FrozenTrial]:
-        return shown_trials(told["trials"], self._space) if told and self._settings.sampler in LEARN else ()
+    def hints(self) -> Sequence[FrozenTrial]:
+        """What the sampler sees of another study's trials; of a hypermodel's more and more, as its space grows."""
+        if self._settings.sampler not in LEARN:
+            return ()
+        if self._hints is None or self._hints[0] is not self.space:
+            self._hints = self.space, shown_trials(self._learnt["trials"], self.space)
+        return self._hints[1]
 
     def add_starters(self, starters: Sequence[NamedConfig]) -> None:
         """Queue what comes nearest to them in the space, each once; cut short, the next writer queues what is missing."""
         queued = [trial.user_attrs.get("queued") for trial in self._study.get_trials(deepcopy=False)]
         for starter in starters:
-            nearest = self._space.nearest(starter.config)
-            if nearest is not None and (params := dict(self._space.own(nearest))) not in queued:
+            nearest = self.space.nearest(starter.config)
+            if nearest is not None and (params := dict(self.space.own(nearest))) not in queued:
                 queued.append(params)
                 self._enqueue(params, {"queued": params, "origin": f"starter {starter.name}"})
         self._study.set_user_attr("begun", True)
@@ -104,7 +111,7 @@ class Proposals:
         trials = self._study.get_trials(deepcopy=False)
         there = {(key_of({**noted_config(t), **t.params}), t.user_attrs.get("seed")) for t in trials}
         for run in runs:
-            params = dict(self._space.own(run.config))
+            params = dict(self.space.own(run.config))
             if (key_of(params), run.seed) not in there:
                 there.add((key_of(params), run.seed))
                 self._enqueue(params, {"queued": params, "seed": run.seed, "origin": run.origin})
@@ -131,7 +138,7 @@ class Proposals:
         if "seed" not in noted:
             trial.set_user_attr("seed", seed)
         epochs = epochs_of(config, self._settings.epochs)
-        return Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")))
+        return Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")), drawing=suggested)
 
     def _queue_untried(self, duplicates: int) -> bool:
         """Where the sampler only repeats itself and configs can be counted, queue one that is left; False when none is."""

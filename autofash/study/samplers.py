@@ -257,21 +257,25 @@ def make_sampler(name: str, space: Space, *, seed: int, trial_seed: int) -> Base
 
 def suggest(trial: optuna.Trial, space: Space) -> Config:
     """The whole config of a trial, suggested before its first report: a trial pruned halfway would empty TPE's joint space."""
+    return space.walk(lambda name, param: suggest_one(trial, name, param))
 
-    def choose(name: str, param: Param) -> Value:
-        match param:
-            case IntParam():
-                return trial.suggest_int(name, param.low, param.high, step=param.step, log=param.log)
-            case FloatParam():
-                return trial.suggest_float(name, param.low, param.high, step=param.step, log=param.log)
-            case ChoiceParam():
-                chosen = trial.suggest_categorical(name, param.values)
-                assert chosen is not None
-                return chosen
-            case BoolParam():
-                return bool(trial.suggest_categorical(name, [False, True]))
 
-    return space.walk(choose)
+def suggest_one(trial: optuna.Trial, name: str, param: Param) -> Value:
+    """The value of one parameter: what the trial was queued with, where the parameter holds it, else by its study's sampler."""
+    queued = trial._fixed_params  # private; Optuna takes what is queued whether it can be or not, or raises
+    if name in queued and not param.holds(queued[name]):
+        queued.pop(name)
+    match param:
+        case IntParam():
+            return trial.suggest_int(name, param.low, param.high, step=param.step, log=param.log)
+        case FloatParam():
+            return trial.suggest_float(name, param.low, param.high, step=param.step, log=param.log)
+        case ChoiceParam():
+            chosen = trial.suggest_categorical(name, param.values)
+            assert chosen is not None
+            return chosen
+        case BoolParam():
+            return bool(trial.suggest_categorical(name, [False, True]))
 
 
 def distribution(param: Param) -> BaseDistribution:

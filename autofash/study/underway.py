@@ -28,6 +28,8 @@ class Underway:
     leads: bool = False  # it is trained to its end, whatever its rungs say
     seconds: float = 0.0  # of its processes that have ended
     work: float | None = None  # of one image's forward pass, multiply-adds
+    drawing: optuna.Trial | None = None  # the same trial, with the sampler that it was begun with
+    repeats: int | None = None  # the trial that has the same config, which showed itself only while its model was built
 
     @property
     def whole(self) -> list[float]:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autofash.errors import StudyMismatch, UsageError
 from autofash.records import Config, StudySettings, Value
-from autofash.space import Param, Space, space_from_table
+from autofash.space import IMPORTED, ChoiceParam, Param, Space, space_from_table
 from autofash.study.ledger import Study, as_json, study_names
 from autofash.study.samplers import distribution, key_of, seen_by_tpe
 
@@ -46,7 +46,7 @@ def warm_start(source: str, name: str, storage: str, settings: StudySettings) ->
     space = space_from_table(settings.space_table, name=settings.space, where=settings.space)
     hints, unfit = [], Counter[str]()
     for trial in study.finished_trials():
-        config, why = fitted(space, study.config_of(trial), foreign=study.imported)
+        config, why = fitted(space, study.space, study.config_of(trial))
         if why:
             unfit[why] += 1
         else:
@@ -58,7 +58,8 @@ def warm_start(source: str, name: str, storage: str, settings: StudySettings) ->
     if not hints:
         [(why, count)] = unfit.most_common(1) or [("it has no finished trial", 0)]
         raise _nothing(study, f"{count} of its {of} trials: {why}" if count else why)
-    seen = {trial.number for trial in seen_by_tpe(shown_trials(hints, space))}
+    shape = study.space if space.hypermodel else space
+    seen = {trial.number for trial in seen_by_tpe(shown_trials(hints, shape))}
     return {
         "study": source,
         "of": of,
@@ -68,12 +69,16 @@ def warm_start(source: str, name: str, storage: str, settings: StudySettings) ->
     }
 
 
-def fitted(space: Space, config: Config, *, foreign: bool) -> tuple[Config, str]:
-    """A config in the space's own parameters, and why it is none of the space's, or nothing.
+def fitted(space: Space, source: Space, config: Config) -> tuple[Config, str]:
+    """A config of another space in the space's own parameters, and why it is none of the space's, or nothing.
 
-    foreign: it names no family, and is taken for one of the space's.
+    A hypermodel shows its parameters only while it builds: what fits it is found out then (`shown_trials`).
     """
-    whole = {**space.begun(), **config} if foreign else config
+    if space.hypermodel:
+        if not (source.hypermodel or source.family == IMPORTED):
+            return {}, f"its models are of the family {source.family}"
+        return {name: config[name] for name in source.own(config) if not _constant(source.params[name])}, ""
+    whole = {**space.begun(), **config} if source.family == IMPORTED else config
     odd: list[str] = []
 
     def take(name: str, param: Param) -> Value:
@@ -92,10 +97,20 @@ def fitted(space: Space, config: Config, *, foreign: bool) -> tuple[Config, str]
     return space.own(found), odd[0] if odd else ""
 
 
+def _constant(param: Param) -> bool:
+    """Whether it is what KerasTuner calls Fixed: nothing to search."""
+    return isinstance(param, ChoiceParam) and len(param.values) == 1
+
+
 def shown_trials(hints: Sequence[Mapping[str, Any]], space: Space) -> list[FrozenTrial]:
-    """Hints as a sampler sees trials: finished ones, numbered below 0, before all that the study has."""
+    """Hints as a sampler sees trials: finished ones, numbered below 0, before all that the study has.
+
+    Those of a hypermodel's that name a parameter which has not shown itself, or not so, are left out.
+    """
     trials = []
     for place, hint in enumerate(hints):
+        if not all(name in space.params and space.params[name].holds(value) for name, value in hint["config"].items()):
+            continue
         looks = {int(epoch): float(value) for epoch, value in hint["looks"].items()}
         trial = create_trial(
             state=TrialState.COMPLETE if hint["complete"] else TrialState.PRUNED,

@@ -10,8 +10,8 @@ import pytest
 
 from autofash.errors import StudyMismatch, StudyMissing, UsageError
 from autofash.importing import import_keras_tuner
-from autofash.records import Ending, Outcome, State, StudySettings
-from autofash.space import BoolParam, ChoiceParam, FloatParam, Space
+from autofash.records import Ending, Outcome, State, StudySettings, Suggest
+from autofash.space import IMPORTED, BoolParam, ChoiceParam, FloatParam, Hypermodel, Space
 from autofash.study import StudyWriter, list_studies, load_study
 from autofash.study.importances import importances
 from autofash.study.samplers import BoundedTPE, as_seen
@@ -121,7 +121,7 @@ def test_it_is_done_once_and_a_resumed_search_needs_neither_the_word_nor_the_old
     assert warm_start("old", "new", STORAGE, TPE) is None
     writer = StudyWriter("new", STORAGE, TPE, target=5)
     assert len(writer.trials()) == 3 and len(writer.read.hints) == 12
-    assert len(writer._proposals._hints) == 12
+    assert len(writer._proposals.hints()) == 12
     writer.close()
     with pytest.raises(UsageError, match="the study new has learnt from old, and a study does so once"):
         warm_start("other", "new", STORAGE, TPE)
@@ -154,7 +154,7 @@ def test_only_trials_whose_whole_config_is_one_of_the_spaces_count(old: str) -> 
     ],
 )
 def test_a_config_fits_where_every_active_parameter_is_named_and_nothing_else(config: dict[str, Any], why: str) -> None:
-    assert fitted(SPACE, config, foreign=False)[1] == why
+    assert fitted(SPACE, SPACE, config)[1] == why
 
 
 def test_a_parameter_that_would_not_be_active_fits_nowhere() -> None:
@@ -162,9 +162,10 @@ def test_a_parameter_that_would_not_be_active_fits_nowhere() -> None:
         "cnn",
         {"flip": BoolParam(), "learning_rate": FloatParam(low=1e-4, high=0.1, log=True, when={"flip": [True]})},
     )
-    assert fitted(space, {"flip": False}, foreign=True) == ({"flip": False}, "")
-    assert fitted(space, {"flip": True}, foreign=True)[1] == "learning_rate is not named"
-    assert fitted(space, {"flip": False, "learning_rate": 0.01}, foreign=True)[1] == "learning_rate is not in the space"
+    foreign = Space(IMPORTED, space.params)
+    assert fitted(space, foreign, {"flip": False}) == ({"flip": False}, "")
+    assert fitted(space, foreign, {"flip": True})[1] == "learning_rate is not named"
+    assert fitted(space, foreign, {"flip": False, "learning_rate": 0.01})[1] == "learning_rate is not in the space"
 
 
 def test_what_cannot_be_learnt_from_is_refused_in_one_line(old: str) -> None:
@@ -216,3 +217,37 @@ def test_a_sampler_that_does_not_learn_runs_the_best_first_and_every_config_all_
         configs.append(asked.config["width"])
     writer.close()
     assert sorted(configs) == [8, 16] and configs[0] == load_study("few").best().config["width"]
+
+
+HYPERMODEL = Space("hypermodel", {}, name="build", hypermodel=Hypermodel("my_model.py:build"))
+
+
+def test_a_hypermodel_is_asked_for_the_best_first_and_learns_as_its_parameters_show_themselves(tmp_path: Path) -> None:
+    space = [*KERAS, entry("Fixed", "classes", value=10)]
+    told = [trial(n, 0.5 + n / 20, {"learning_rate": 0.01, "width": 8, "classes": 10}, space) for n in range(9)]
+    import_keras_tuner(project(tmp_path / "p", *told), "old")
+    settings = settings_of(HYPERMODEL)
+    writer = StudyWriter("new", STORAGE, settings, target=9, learnt=learnt(settings))
+    asked = writer.ask()
+    assert asked is not None and asked.origin == "warm start: old trial 8"
+    assert writer._proposals.hints() == []
+    rate, width = FloatParam(low=1e-4, high=1e-1, log=True), ChoiceParam(values=[8, 16])
+    assert writer.suggest(Suggest(asked.number, "learning_rate", rate.model_dump())).value == 0.01
+    assert writer.suggest(Suggest(asked.number, "width", width.model_dump())).value == 8
+    assert len(writer._proposals.hints()) == 9
+    writer.close()
+
+
+def test_a_queued_value_that_the_hypermodel_does_not_know_is_drawn_instead(tmp_path: Path) -> None:
+    space = [KERAS[0], entry("Choice", "width", values=[32, 64])]
+    told = trial(0, 0.5, {"learning_rate": 5.0, "width": 32}, space)
+    import_keras_tuner(project(tmp_path / "p", told), "old")
+    settings = settings_of(HYPERMODEL)
+    writer = StudyWriter("new", STORAGE, settings, target=9, learnt=learnt(settings))
+    asked = writer.ask()
+    assert asked is not None
+    rate, width = FloatParam(low=1e-4, high=1e-1, log=True), ChoiceParam(values=[8, 16])
+    assert rate.holds(writer.suggest(Suggest(asked.number, "learning_rate", rate.model_dump())).value)
+    assert width.holds(writer.suggest(Suggest(asked.number, "width", width.model_dump())).value)
+    assert writer._proposals.hints() == []
+    writer.close()
