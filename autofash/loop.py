@@ -30,7 +30,7 @@ from autofash.records import (
     TrialSpec,
 )
 from autofash.request import Progress, SearchRequest, settle, task_of, total
-from autofash.space import load_starters
+from autofash.space import load_starters, source_digest
 from autofash.study import Study, StudyWriter
 from autofash.study.ledger import study_names
 from autofash.study.proposals import QUEUE
@@ -197,8 +197,11 @@ def conduct(
     """
     plan = hardware.plan(request.workers)
     began, joules = time.monotonic(), hardware.energy_joules()
+    writer.read.warn_if_model_changed()
+    own = writer.read.space.hypermodel
     run = writer.note_run(
         {
+            **({"model_sha256": source_digest(own)} if own else {}),
             "sampler": settings.sampler,
             "pruner": settings.pruner,
             "plan": plan.why,

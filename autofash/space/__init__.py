@@ -6,6 +6,7 @@ from autofash.space.files import (
     load_space,
     load_starters,
     shipped_spaces,
+    source_digest,
     space_from_table,
 )
 from autofash.space.params import BoolParam, ChoiceParam, FloatParam, IntParam, Param
@@ -28,5 +29,6 @@ __all__ = [
     "load_space",
     "load_starters",
     "shipped_spaces",
+    "source_digest",
     "space_from_table",
 ]

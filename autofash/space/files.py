@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import re
 import stat
@@ -125,6 +126,18 @@ def hypermodel_space(source: str, pixels: str = "unit", flat: bool = False) -> S
                 fact, " or ".join(f"{place or source}:{n}" for n in near[:3]) or fix, where=place or source
             )
     return Space(HYPERMODEL, {}, name=name, where=source, hypermodel=Hypermodel(source, pixels, flat))
+
+
+def source_digest(hypermodel: Hypermodel) -> str:
+    """SHA-256 of the file that a user's model is written in, without what it imports; empty where it cannot be read."""
+    place = hypermodel.source.rpartition(":")[0]
+    try:
+        if not place.endswith(".py"):
+            found = importlib.util.find_spec(place)
+            place = (found.origin if found else None) or ""
+        return hashlib.sha256(Path(place).read_bytes()).hexdigest()
+    except (OSError, ImportError, ValueError):
+        return ""
 
 
 def _check_module(module: str, source: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -40,7 +41,7 @@ from autofash.errors import (
     without_secrets,
 )
 from autofash.records import Config, EpochReport, Standing, State, StudySettings, StudySummary, TrialRecord
-from autofash.space import IMPORTED, space_from_table
+from autofash.space import IMPORTED, source_digest, space_from_table
 from autofash.study.lock import StudyLock
 from autofash.study.rows import (
     SCHEMA,
@@ -64,6 +65,7 @@ from autofash.study.soundness import (
     impatient,
 )
 
+log = logging.getLogger("autofash")
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 FORMAT = 1
@@ -135,6 +137,15 @@ class Study:
     def target(self) -> int:
         """Trials that were asked for in all."""
         return int(self._attributes["target"])
+
+    def warn_if_model_changed(self) -> None:
+        """Say so where the file of a user's own model is not the one that the last search ran."""
+        searched = str(self.runs[-1].get("model_sha256", "")) if self.runs else ""
+        if self.space.hypermodel and searched not in ("", source_digest(self.space.hypermodel)):
+            source = self.space.hypermodel.source
+            log.warning(
+                "autofash: warning[W-MODEL-CHANGED]: %s is not as it was when %s was searched", source, self.name
+            )
 
     @property
     def folder(self) -> Path:

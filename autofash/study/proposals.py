@@ -138,7 +138,8 @@ class Proposals:
         if "seed" not in noted:
             trial.set_user_attr("seed", seed)
         epochs = epochs_of(config, self._settings.epochs)
-        return Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")), drawing=suggested)
+        origin, settled = str(noted.get("origin", "sampled")), self.space.hypermodel is None
+        return Underway(trial, config, epochs, seed, origin, drawing=suggested, settled=settled)
 
     def _queue_untried(self, duplicates: int) -> bool:
         """Where the sampler only repeats itself and configs can be counted, queue one that is left; False when none is."""

@@ -169,7 +169,7 @@ class StudyWriter:
         """
         running = self._open[said.trial]
         running.work = said.work
-        if said.settled and (repeats := self._repeats(running)):
+        if said.settled and (repeats := self._settled(running)):
             return repeats
         needed = said.parameters * BYTES_A_PARAMETER
         if needed > self.memory:
@@ -187,7 +187,7 @@ class StudyWriter:
         # One that went back to an earlier checkpoint says again what it said before.
         if all(before.epoch != report.epoch for before in running.reports):
             running.reports.append(replace(report, seconds=report.seconds + running.seconds))
-        if len(running.reports) == 1 and (repeats := self._repeats(running)):
+        if repeats := self._settled(running):
             return repeats
         if not math.isfinite(report.objective):
             running.stopped = f"epoch {report.epoch}: the objective is not finite"
@@ -392,21 +392,21 @@ class StudyWriter:
         """A trial as it is in the ledger."""
         return self._study._storage.get_trial(running.trial._trial_id)
 
-    def _twin(self, config: Config, but: int | None = None) -> int | None:
-        """A trial that has finished this config or runs it. but: the trial that asks."""
+    def _twin(self, config: Config) -> int | None:
+        """A trial that has finished this config or runs it."""
         begun = {**self._open, **self._paused}
-        running = (number for number, found in begun.items() if found.config == config and number != but)
+        running = (number for number, found in begun.items() if found.config == config and found.settled)
         return next(running, self._finished.get(key_of(config)))
 
-    def _repeats(self, running: Underway) -> Verdict | None:
-        """The stop of a hypermodel's trial whose config, now that it is whole, is another's."""
-        if not self.read.space.hypermodel or running.waited or self._settings.sampler == QUEUE:
+    def _settled(self, running: Underway) -> Verdict | None:
+        """A hypermodel's config is whole now: the stop of its trial where it is another's."""
+        if running.settled:
             return None
-        running.repeats = self._twin(running.config, but=running.trial.number)
-        if running.repeats is None:
-            self._repeated = 0
-            return None
-        return Verdict.stop(f"trial {running.repeats} has the same config")
+        running.repeats = self._twin(running.config) if self._settings.sampler != QUEUE else None
+        if running.repeats is not None:
+            return Verdict.stop(f"trial {running.repeats} has the same config")
+        running.settled, self._repeated = True, 0
+        return None
 
     def _give_up(self, running: Underway) -> TrialRecord:
         """End a trial that repeats another's config: it counts for nothing, and is not shown."""

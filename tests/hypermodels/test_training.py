@@ -188,3 +188,30 @@ def test_its_processes_are_forked_with_kerastuner_loaded(tmp_path: Path) -> None
         assert isinstance(end, Outcome) and end.ending is Ending.DONE, end
     finally:
         made.close()
+
+
+@pytest.mark.parametrize("name", ["HyperResNet", "HyperXception", "HyperEfficientNet"])
+def test_kerastuners_own_hypermodels_build_on_small_colour_pictures(name: str) -> None:
+    told = Told()
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    given = TrialSpec(
+        **{
+            **_fields(spec("build_model")),
+            "config": {**spec("build_model").config, "hypermodel": f"keras_tuner.applications:{name}"},
+        }
+    )
+    built = training.build(given, images, 10, lambda asked, param: told(Suggest(0, asked, param.model_dump())).value)
+    assert told.asked and built.whole.predict(images, verbose=0).shape == (16, 10)
+
+
+def test_a_hypermodel_that_makes_no_classifier_is_refused_in_one_line() -> None:
+    images = np.zeros((16, 32, 32, 3), np.uint8)
+    config = {**spec("build_model").config, "hypermodel": "keras_tuner.applications:HyperImageAugment"}
+    told = Told()
+    with pytest.raises(InfeasibleConfig, match=r"puts out \(32, 32, 3\), and the data have 10 classes"):
+        training.build(
+            TrialSpec(**{**_fields(spec("build_model")), "config": config}),
+            images,
+            10,
+            lambda asked, param: told(Suggest(0, asked, param.model_dump())).value,
+        )
