@@ -85,6 +85,7 @@ def print_study(console: Console, study: Study, most: int | None) -> None:
     standings = study.standings()
     made = table("trial>", "", "validation>", "curve", "epochs>", "time>", "config, or why it ended")
     for place, record in enumerate(study.trials_of([standing.number for standing in standings[:most]])):
+        before = f"continues {record.continues}: " if record.continues is not None else ""
         best = place == 0 and standings[0].ranks
         made.add_row(
             str(record.number),
@@ -93,7 +94,7 @@ def print_study(console: Console, study: Study, most: int | None) -> None:
             Text(sparkline(record.curve), style="cyan"),
             str(len(record.curve)),
             duration(record.seconds) if record.seconds else "–",
-            brief(record.why or config_text(record.config, 8), "dim"),
+            brief(record.why or before + config_text(record.config, 8), "dim"),
         )
     console.print(made)
     left = len(standings) - made.row_count
