@@ -135,9 +135,10 @@ def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
         if record.why
         else str(record.state)
     )
-    console.print(
-        f"[bold]{study.name}[/] trial {record.number}, {place}, {record.origin}, {duration(record.seconds or None)}"
-    )
+    goes_on = f"continues trial {record.continues}"
+    origin = record.origin if record.continues is None or record.origin == goes_on else f"{record.origin}, {goes_on}"
+    time = duration(record.seconds or None)
+    console.print(f"[bold]{study.name}[/] trial {record.number}, {place}, {origin}, {time}")
     console.print(
         f"validation {study.settings.objective.replace('_', ' ')}  [bold green]{percent(record.value)}[/]"
         + (f"  in epoch {record.best_epoch}" if record.best_epoch else "")

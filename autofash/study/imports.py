@@ -96,8 +96,7 @@ def add_foreign(
 
 def _add(study: optuna.Study, trial: Foreign, continues: int | None) -> None:
     distributions: dict[str, BaseDistribution] = {key: distribution(param) for key, param in trial.params.items()}
-    origin = trial.origin if continues is None else f"{trial.origin}, continues trial {continues}"
-    noted = {FOREIGN: trial.id, "origin": origin, "why": trial.why, "continues": continues, **trial.notes}
+    noted = {FOREIGN: trial.id, "origin": trial.origin, "why": trial.why, "continues": continues, **trial.notes}
     complete = trial.state is State.COMPLETE
     study.add_trial(
         create_trial(

@@ -35,6 +35,7 @@ class Proposals:
         self._few = space.few_configs(COUNTABLE)
         self._learnt: Mapping[str, Any] = study.user_attrs.get(WARM_START, {"trials": []})
         self._hints: tuple[Space, Sequence[FrozenTrial]] | None = None
+        self.hints()  # so that what makes no sense in them is found before anything runs
         self._waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def next(self, paused: Container[int], twin: Callable[[Config], int | None]) -> Underway | None:

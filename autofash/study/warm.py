@@ -77,7 +77,8 @@ def fitted(space: Space, source: Space, config: Config) -> tuple[Config, str]:
     if space.hypermodel:
         if not (source.hypermodel or source.family == IMPORTED):
             return {}, f"its models are of the family {source.family}"
-        return {name: config[name] for name in source.own(config) if not _constant(source.params[name])}, ""
+        own = {name: config[name] for name in source.own(config) if not _constant(source.params[name])}
+        return own, "" if own else "it has no parameters"
     whole = {**space.begun(), **config} if source.family == IMPORTED else config
     odd: list[str] = []
 
