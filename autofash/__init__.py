@@ -41,6 +41,8 @@ from autofash.errors import (
 
 if TYPE_CHECKING:
     from autofash import records as records
+    from autofash.importing import Imported as Imported
+    from autofash.importing import import_keras_tuner as import_keras_tuner
     from autofash.loop import Listener
     from autofash.predict import LoadedModel as LoadedModel
     from autofash.predict import load_model as load_model
@@ -64,6 +66,7 @@ __all__ = [
     "DataMissing",
     "EpochReport",
     "FittedModel",
+    "Imported",
     "InfeasibleConfig",
     "Interrupted",
     "LedgerError",
@@ -85,6 +88,7 @@ __all__ = [
     "UsageError",
     "confirm",
     "errors",
+    "import_keras_tuner",
     "list_studies",
     "load_model",
     "load_space",
@@ -98,6 +102,7 @@ _ELSEWHERE = {
     "Confirmed": "study",
     "EpochReport": "records",
     "FittedModel": "records",
+    "Imported": "importing",
     "LoadedModel": "predict",
     "Space": "space",
     "State": "records",
@@ -105,6 +110,7 @@ _ELSEWHERE = {
     "StudySettings": "records",
     "StudySummary": "records",
     "TrialRecord": "records",
+    "import_keras_tuner": "importing",
     "list_studies": "study",
     "load_model": "predict",
     "load_space": "space",
@@ -135,6 +141,7 @@ def search(
     patience_seconds: float | None = None,
     storage: str | None = None,
     starters: bool | None = None,
+    warm_start: str | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Study:
     """Search a space for the best config, in as many processes as the machine has room for; called again, it resumes.
@@ -146,6 +153,7 @@ def search(
     budget_seconds: wall clock. target: objective at which to stop, a fraction. epochs: most of each trial. sampler: tpe,
     random, grid, qmc, cmaes. pruner: asha, hyperband, median, none. objective: accuracy or macro_f1. patience_seconds: a trial
     that says nothing for so long is given up, default an hour. storage: database URL, default sqlite:///studies/studies.db.
+    warm_start: another study of the storage, whose trials the sampler learns from; the best three of them run first.
     listeners: called with every event of the search.
 
     Raises UsageError, SpaceError, DataError, StudyError, NoTrial when nothing was completed, Interrupted upon Ctrl-C.
@@ -176,6 +184,7 @@ def search(
         patience_seconds=patience_seconds,
         storage=storage or DEFAULT_STORAGE,
         starters=starters,
+        warm_start=warm_start,
     )
     return loop.search(request, listeners)
 

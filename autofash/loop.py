@@ -34,6 +34,7 @@ from autofash.space import load_starters, source_digest
 from autofash.study import Study, StudyWriter
 from autofash.study.ledger import study_names
 from autofash.study.proposals import QUEUE
+from autofash.study.warm import warm_start
 from autofash.study.writer import Asked
 
 MOST_FAILURES = 10  # in a row
@@ -123,10 +124,19 @@ def search(
     """
     settings, name, prepared = settle(request, progress)
     starters, target = load_starters() if settings.starters else (), total(request, name)
+    learnt = warm_start(request.warm_start, name, request.storage, settings) if request.warm_start is not None else None
 
     def attempt(left: SearchRequest) -> Study:
         with closing(
-            StudyWriter(name, request.storage, settings, target=target, images=prepared.train, starters=starters)
+            StudyWriter(
+                name,
+                request.storage,
+                settings,
+                target=target,
+                images=prepared.train,
+                starters=starters,
+                learnt=learnt,
+            )
         ) as writer:
             return conduct(
                 writer, left, settings, prepared, listeners, task=task or task_of(settings), executor=executor

@@ -178,6 +178,7 @@ class TrialRecord:
     origin: str  # "starter NAME", "retry of N", "trial N, seed K" of a confirmation, or "sampled"
     ended: datetime | None = None  # wall clock; None while it runs or waits
     early: EpochReport | None = None  # its early look, where it had one
+    continues: int | None = None  # the trial whose training it goes on with, and whose epochs come first in its curve
     repeats: int | None = None  # the trial that has its config; it was given up, and counts for nothing
 
     @property

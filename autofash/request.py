@@ -9,8 +9,8 @@ from pathlib import Path
 from autofash import data, hardware
 from autofash.errors import Problem, UsageError, unknown
 from autofash.records import StudySettings
-from autofash.space import HYPERMODEL, Hypermodel, Space, hypermodel_space, load_space
-from autofash.study import Study
+from autofash.space import HYPERMODEL, Hypermodel, Space, check_searchable, hypermodel_space, load_space
+from autofash.study import Study, check_searched
 from autofash.study.ledger import DEFAULT_STORAGE, check_name, fitting_name, study_names
 from autofash.study.pruners import check_pruner
 from autofash.study.samplers import check_sampler
@@ -45,6 +45,7 @@ class SearchRequest:
     objective: str | None = None  # default accuracy
     patience_seconds: float | None = None  # a trial that says nothing for so long hangs, and fails; default an hour
     storage: str = DEFAULT_STORAGE
+    warm_start: str | None = None  # a study of the same storage whose trials the sampler learns from
     starters: bool | None = None  # begin with the known-good configs; default yes
 
 
@@ -62,9 +63,7 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
     """The request with every gap filled: from the study where there is one, else from the defaults."""
     _check(request)
     known = study_names(request.storage)
-    before = (
-        Study(request.study, request.storage).settings if request.study in known and not request.new_study else None
-    )
+    before = _begun(request.study, request.storage) if request.study in known and not request.new_study else None
 
     if request.hypermodel is not None:
         known_as = Study(str(request.study), request.storage).space.hypermodel if before else None
@@ -79,6 +78,7 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
     else:
         wanted = request.space if request.space is not None else DEFAULTS["space"]
         space = wanted if isinstance(wanted, Space) else load_space(str(wanted))
+        check_searchable(space)
     dataset, folder, substituted = data.choose(
         request.dataset or (before.dataset if before else None), request.data_dir, progress
     )
@@ -87,7 +87,7 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
     if request.new_study:
         name = next(free for free in _names(name) if free not in known)
     elif before is None and name in known:
-        before = Study(name, request.storage).settings
+        before = _begun(name, request.storage)
 
     def filled(setting: str) -> object:
         asked = getattr(request, setting)
@@ -112,6 +112,14 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
     )
     check_sampler(settings.sampler, space)
     return settings, name, prepared
+
+
+def _begun(name: str | None, storage: str) -> StudySettings:
+    """The settings of a study that is to go on. Raises UsageError where it is another program's."""
+    found = Study(str(name), storage)
+    if found.imported:
+        check_searched(found)
+    return found.settings
 
 
 def task_of(settings: StudySettings) -> str:

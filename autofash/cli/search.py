@@ -96,6 +96,15 @@ def search(
             rich_help_panel=MORE,
         ),
     ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STUDY",
+            help="Learn from another study's trials; its best three run first.",
+            show_default=False,
+            rich_help_panel=MORE,
+        ),
+    ] = None,
     new_study: Annotated[
         bool, typer.Option("--new-study", help="Begin another study rather than resume.", rich_help_panel=MORE)
     ] = False,
@@ -135,6 +144,7 @@ def search(
         "pruner": pruner,
         "objective": objective,
         "starters": starters,
+        "warm_start": warm_start,
     }
     settings: dict[str, Any] = {**told, **{name: value for name, value in given.items() if value is not None}}
     if trials is None and "trials" in told:

@@ -1,6 +1,7 @@
 """What can be searched: four kinds of parameter, equality conditions, and the TOML files that hold them."""
 
 from autofash.space.files import (
+    check_searchable,
     hypermodel_space,
     load_space,
     load_starters,
@@ -9,10 +10,11 @@ from autofash.space.files import (
     space_from_table,
 )
 from autofash.space.params import BoolParam, ChoiceParam, FloatParam, IntParam, Param
-from autofash.space.space import HYPERMODEL, PIXELS, Hypermodel, NamedConfig, Space
+from autofash.space.space import HYPERMODEL, IMPORTED, PIXELS, Hypermodel, NamedConfig, Space
 
 __all__ = [
     "HYPERMODEL",
+    "IMPORTED",
     "PIXELS",
     "BoolParam",
     "ChoiceParam",
@@ -22,6 +24,7 @@ __all__ = [
     "NamedConfig",
     "Param",
     "Space",
+    "check_searchable",
     "hypermodel_space",
     "load_space",
     "load_starters",

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from autofash.errors import MOST_PROBLEMS, Problem, SpaceError, brief, cut, first, unknown
 from autofash.records import Value
 from autofash.space.params import ChoiceParam, Param
-from autofash.space.space import HYPERMODEL, Hypermodel, NamedConfig, Space
+from autofash.space.space import HYPERMODEL, IMPORTED, Hypermodel, NamedConfig, Space
+from autofash.space.vocabulary import FAMILIES
 
 LARGEST_FILE = 2**20  # bytes; a space of a thousand parameters is a tenth of it
 PARAM_KEYS = ("type", "low", "high", "step", "log", "values", "when")
@@ -74,7 +75,15 @@ def load_space(name: str | Path) -> Space:
             raise SpaceError(fact, fix)
         return space_from_table(read_toml(shipped_folder() / f"{name}.toml"), name=name, where=f"{name}.toml")
     path = Path(name)
-    return space_from_table(read_toml(path), name=path.stem, where=str(path))
+    space = space_from_table(read_toml(path), name=path.stem, where=str(path))
+    check_searchable(space)
+    return space
+
+
+def check_searchable(space: Space) -> None:
+    """Raise SpaceError where the space is another program's: no family of ours could build a model of it."""
+    if space.family == IMPORTED:
+        raise SpaceError(*unknown("family", IMPORTED, [*FAMILIES, "all", "fixed"]), where=space.where or space.name)
 
 
 def space_from_table(table: Mapping[str, Any], *, name: str, where: str) -> Space:

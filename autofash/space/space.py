@@ -16,6 +16,7 @@ from autofash.space.vocabulary import FAMILIES, Limits, misfit, vocabulary
 
 HYPERMODEL = "hypermodel"  # the family of a user's own code
 Choose = Callable[[str, Param], Value]
+IMPORTED = "imported"  # the family of a space that another program searched: its names are that program's, and no model is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Space:
     """What a study searches.
 
     family: a model family; or "all", where the family is a parameter itself and the others carry its name in front;
-    or "fixed", where one of a few named configs is chosen whole; or "hypermodel", where a user's code builds the model.
+    or "fixed", where one of a few named configs is chosen whole; or "hypermodel", where a user's code builds the model; or
+    "imported", which can be looked at and not searched.
     params: name → parameter, in the order in which they are chosen; `when` looks back only. Of a hypermodel, those that have
     shown themselves so far.
     Raises SpaceError with every problem when anything in it cannot be used.
@@ -73,7 +75,7 @@ class Space:
 
         A hypermodel's parameters are not walked: its trials ask for them while they build.
         """
-        config = self._begun()
+        config = self.begun()
         if self.hypermodel:
             return config
         for name, param in self.params.items():
@@ -124,7 +126,7 @@ class Space:
             for value in values[name] or ():
                 yield from configs(depth + 1, {**config, name: value})
 
-        yield from configs(0, self._begun())
+        yield from configs(0, self.begun())
 
     def few_configs(self, most: int) -> list[Config] | None:
         """Every config, in the space's own parameters, where they are countable and at most this many; else None."""
@@ -148,7 +150,7 @@ class Space:
         searched = self.params.get("family") if self.family == "all" else None
         if self.configs or self.hypermodel or not (self.family == family or (searched and searched.holds(str(family)))):
             return None
-        found = self._begun()
+        found = self.begun()
         for name, param in self.params.items():
             if self._active(param, found):
                 found[name] = param.nearest(config.get(name, config.get(name.removeprefix(f"{family}_"))))
@@ -209,8 +211,9 @@ class Space:
                 lines.append(f"the order of the {key}")
         return lines
 
-    def _begun(self) -> dict[str, Value]:
-        return {} if self.family in ("all", "fixed") else {"family": self.family}
+    def begun(self) -> dict[str, Value]:
+        """A config before anything is chosen: its family, where that is the space's own."""
+        return {} if self.family in ("all", "fixed", IMPORTED) else {"family": self.family}
 
     def _active(self, param: Param, config: Mapping[str, Value]) -> bool:
         return all(name in config and config[name] in values for name, values in param.when.items())
@@ -225,12 +228,12 @@ class Space:
         if self.hypermodel or self.family == HYPERMODEL:
             yield from self._hypermodel_problems()
             return
-        if self.family != "all" and self.family not in FAMILIES:
+        if self.family not in (*FAMILIES, "all", IMPORTED):
             yield Problem(
                 *unknown("family", self.family, [*FAMILIES, "all", "fixed", HYPERMODEL]), self.where or self.name
             )
             return
-        known = vocabulary(self.family)
+        known = {} if self.family == IMPORTED else vocabulary(self.family)
         if self.family == "all" and "family" not in self.params:
             yield Problem(
                 "a space of all families needs [params.family]",
@@ -240,7 +243,7 @@ class Space:
         earlier: list[str] = []
         for name, param in self.params.items():
             where = self._where(name)
-            if name not in known:
+            if name not in known and self.family != IMPORTED:
                 fact, near = unknown("parameter", name, known)
                 yield Problem(f"{fact} of {self.family}", near, where)
             faults = list(param.faults())

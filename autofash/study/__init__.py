@@ -8,6 +8,7 @@ from autofash.study.confirmed import (
     confirmed,
     extent,
     is_settled,
+    search_from,
     verdict,
 )
 from autofash.study.ledger import Study, list_studies, load_study
@@ -29,5 +30,6 @@ __all__ = [
     "is_settled",
     "list_studies",
     "load_study",
+    "search_from",
     "verdict",
 ]

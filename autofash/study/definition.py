@@ -35,6 +35,7 @@ class StudyDefinition(BaseModel):
     workers: int | None = None
     seed: int | None = None
     starters: bool | None = None
+    warm_start: str | None = None
 
 
 def load_definition(path: Path) -> StudyDefinition:

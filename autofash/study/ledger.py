@@ -41,7 +41,7 @@ from autofash.errors import (
     without_secrets,
 )
 from autofash.records import Config, EpochReport, Standing, State, StudySettings, StudySummary, TrialRecord
-from autofash.space import source_digest, space_from_table
+from autofash.space import IMPORTED, source_digest, space_from_table
 from autofash.study.lock import StudyLock
 from autofash.study.rows import (
     SCHEMA,
@@ -153,6 +153,11 @@ class Study:
         return artifacts(self.storage) / self.name
 
     @property
+    def imported(self) -> bool:
+        """Whether another program searched it: it can be looked at and learnt from, and holds no models."""
+        return self.space.family == IMPORTED
+
+    @property
     def arguments(self) -> str:
         """What names this study on a command line: its name, and its storage where that is not the default one."""
         return f"{self.name}{storage_argument(self.storage)}"
@@ -166,6 +171,44 @@ class Study:
     def runs(self) -> list[dict[str, Any]]:
         """Every search that worked on this study: when it began, and with which sampler, pruner, workers and versions."""
         return list(self._attributes.get("runs", []))
+
+    @property
+    def warm_start(self) -> Mapping[str, Any] | None:
+        """What the study was told of another one's trials when it began, as study.warm has it; None where nothing."""
+        return self._attributes.get("warm_start")
+
+    @property
+    def hints(self) -> list[TrialRecord]:
+        """The trials of another study that the sampler learns from, the best first; none of them is a trial of this one."""
+        told = self.warm_start or {"trials": []}
+        with understood(self.storage):
+            found = [self._hint(hint, told["study"]) for hint in told["trials"]]
+        return sorted(found, key=lambda hint: (hint.state is not State.COMPLETE, -(hint.value or 0.0), hint.number))
+
+    def _hint(self, hint: Mapping[str, Any], source: str) -> TrialRecord:
+        looks = {int(epoch): float(value) for epoch, value in hint["looks"].items()}
+        curve = {epoch: looks[epoch] for epoch in sorted(looks) if epoch != EARLY}
+        best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
+        return TrialRecord(
+            number=int(hint["trial"]),
+            state=State.COMPLETE if hint["complete"] else State.PRUNED,
+            config=self.space.expand({**self.space.begun(), **hint["config"]}),
+            value=curve[best] if best is not None else looks.get(EARLY),
+            best_epoch=best,
+            curve=tuple(curve.values()),
+            reports=(),
+            seconds=0.0,
+            why="",
+            seed=0,
+            origin=f"imported from {source} trial {hint['trial']}",
+        )
+
+    def finished_trials(self) -> list[FrozenTrial]:
+        """The finished trials that have reported, as Optuna has them: for a study that learns from this one."""
+        with self._reading() as connection:
+            found = read_trials(connection, TRIALS.c.study_id == self.number)
+        counted = (TrialState.COMPLETE, TrialState.PRUNED)
+        return [trial for trial in found if trial.state in counted and trial.intermediate_values]
 
     @property
     def validation_images(self) -> int | None:
@@ -305,6 +348,7 @@ class Study:
             origin=str(noted.get("origin", "sampled")),
             ended=trial.datetime_complete.astimezone() if trial.datetime_complete else None,
             early=next((report for report in said if report.epoch == EARLY), None),
+            continues=int(noted["continues"]) if "continues" in noted else None,
             repeats=noted.get("duplicate_of"),
         )
 
@@ -313,8 +357,7 @@ class Study:
         params = {**noted_config(trial), **trial.params}
         if not params:
             return {}
-        family = {} if "family" in params or self.space.configs else {"family": self.space.family}
-        return self.space.expand({**family, **params})
+        return self.space.expand({**self.space.begun(), **params})
 
 
 def reports_of(trial: FrozenTrial) -> list[EpochReport]:

@@ -13,14 +13,16 @@ from optuna.trial import FrozenTrial, TrialState
 from autofash import failpoints
 from autofash.records import Config, Rerun, StudySettings
 from autofash.space import NamedConfig, Space
-from autofash.study.ledger import noted_config
+from autofash.study.ledger import as_json, noted_config
 from autofash.study.rows import LeanStorage
-from autofash.study.samplers import key_of, make_sampler, paused_as_pruned, suggest, untried
+from autofash.study.samplers import LEARN, as_seen, key_of, make_sampler, suggest, untried
 from autofash.study.underway import Underway
+from autofash.study.warm import leaders, shown_trials
 
 MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
 PATIENCE = 3  # with a sampler's duplicates, before a config that is left is taken instead
 COUNTABLE = 10_000  # configs
+WARM_START = "warm_start"  # the attribute that keeps what the study learns from another one
 QUEUE = "queue"  # the sampler of a study that runs what it is given, and nothing else
 
 
@@ -31,6 +33,9 @@ class Proposals:
         self._study, self._storage, self._settings = study, storage, settings
         self.space = space  # of a hypermodel it grows
         self._few = space.few_configs(COUNTABLE)
+        self._learnt: Mapping[str, Any] = study.user_attrs.get(WARM_START, {"trials": []})
+        self._hints: tuple[Space, Sequence[FrozenTrial]] | None = None
+        self.hints()  # so that what makes no sense in them is found before anything runs
         self._waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def next(self, paused: Container[int], twin: Callable[[Config], int | None]) -> Underway | None:
@@ -48,7 +53,7 @@ class Proposals:
             if self._settings.sampler == QUEUE and not self._waiting:
                 return None
             number = len(self._study.get_trials(deepcopy=False))
-            study = paused_as_pruned(self._study, paused)
+            study = as_seen(self._study, paused, self.hints())
             study.sampler = make_sampler(
                 self._settings.sampler if self._settings.sampler != QUEUE else "random",
                 self.space,
@@ -73,6 +78,24 @@ class Proposals:
             if begun is not None:
                 return begun
         return None
+
+    def warm_up(self, told: Mapping[str, Any]) -> None:
+        """Keep what another study's trials showed, once, and queue the best of them: a value from elsewhere is only a hint."""
+        if WARM_START in self._study.user_attrs:
+            return
+        for hint in leaders(told["trials"]):
+            origin = f"warm start: {told['study']} trial {hint['trial']}"
+            self._enqueue(hint["config"], {"queued": hint["config"], "origin": origin})
+        self._study.set_user_attr(WARM_START, as_json(told))
+        self._learnt, self._hints = as_json(told), None
+
+    def hints(self) -> Sequence[FrozenTrial]:
+        """What the sampler sees of another study's trials; of a hypermodel's more and more, as its space grows."""
+        if self._settings.sampler not in LEARN:
+            return ()
+        if self._hints is None or self._hints[0] is not self.space:
+            self._hints = self.space, shown_trials(self._learnt["trials"], self.space)
+        return self._hints[1]
 
     def add_starters(self, starters: Sequence[NamedConfig]) -> None:
         """Queue what comes nearest to them in the space, each once; cut short, the next writer queues what is missing."""

@@ -67,11 +67,12 @@ class StudyWriter:
         target: int | None,
         images: int = 0,
         starters: Sequence[NamedConfig] = (),
+        learnt: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the study, or make it with these settings; then queue again whatever a dead writer left running.
 
         Trials that it left paused, or continued after a pause, are paused. images: in an epoch, which says whether there is an
-        early look. target: trials in all; None: what the study has, else 50.
+        early look. target: trials in all; None: what the study has, else 50. learnt: of another study, as study.warm has it.
         Raises StudyBusy, StudyMismatch with every difference, LedgerError, UsageError.
         """
         if settings.sampler != QUEUE:
@@ -100,6 +101,9 @@ class StudyWriter:
                 if left:
                     with self._storage.at_once("tell"):
                         self._sweep(left)
+                if learnt is not None:
+                    with self._storage.at_once("attrs"):
+                        self._proposals.warm_up(learnt)
                 if "begun" not in self._study.user_attrs:
                     with self._storage.at_once("attrs"):
                         self._proposals.add_starters(starters)
