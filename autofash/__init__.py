@@ -126,6 +126,7 @@ def search(
     workers: int | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    engine: str | None = None,
     sampler: str | None = None,
     pruner: str | None = None,
     objective: str | None = None,
@@ -138,10 +139,10 @@ def search(
 
     space: name, file or Space; default cnn. dataset: fashion_mnist, mnist, cifar10 or digits; default the first where it is
     found or can be fetched, else digits. trials: finished ones in all, default 50; more: raises that total.
-    budget_seconds: wall clock. target: objective at which to stop, a fraction. epochs: most of each trial. sampler: tpe,
-    random, grid, qmc, cmaes. pruner: asha, hyperband, median, none. objective: accuracy or macro_f1. patience_seconds: a trial
-    that says nothing for so long is given up, default an hour. storage: database URL, default sqlite:///studies/studies.db.
-    listeners: called with every event of the search.
+    budget_seconds: wall clock. target: objective at which to stop, a fraction. epochs: most of each trial. engine: optuna or
+    keras-tuner. sampler: tpe, random, grid, qmc, cmaes; of keras-tuner bayesian, random, hyperband, grid. pruner: asha,
+    hyperband, median, none. objective: accuracy or macro_f1. patience_seconds: a trial that says nothing for so long is given up,
+    default an hour. storage: database URL, default sqlite:///studies/studies.db. listeners: called with every event of it.
 
     Raises UsageError, SpaceError, DataError, StudyError, NoTrial when nothing was completed, Interrupted upon Ctrl-C.
     """
@@ -162,6 +163,7 @@ def search(
         workers=workers,
         epochs=epochs,
         seed=seed,
+        engine=engine,
         sampler=sampler,
         pruner=pruner,
         objective=objective,

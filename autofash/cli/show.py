@@ -77,6 +77,7 @@ def print_study(console: Console, study: Study, most: int | None) -> None:
     standings = study.standings()
     made = table("trial>", "", "validation>", "curve", "epochs>", "time>", "config, or why it ended")
     for place, record in enumerate(study.trials_of([standing.number for standing in standings[:most]])):
+        before = f"continues {record.continues}: " if record.continues is not None else ""
         best = place == 0 and standings[0].ranks
         made.add_row(
             str(record.number),
@@ -85,7 +86,7 @@ def print_study(console: Console, study: Study, most: int | None) -> None:
             Text(sparkline(record.curve), style="cyan"),
             str(len(record.curve)),
             duration(record.seconds) if record.seconds else "–",
-            brief(record.why or config_text(record.config, 8), "dim"),
+            brief(record.why or before + config_text(record.config, 8), "dim"),
         )
     console.print(made)
     left = len(standings) - made.row_count
@@ -108,7 +109,9 @@ def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
         if record.why
         else str(record.state)
     )
-    console.print(f"[bold]{study.name}[/] trial {record.number}, {place}, {record.origin}, {duration(record.seconds)}")
+    goes_on = f"continues trial {record.continues}"
+    origin = record.origin if record.continues is None or record.origin == goes_on else f"{record.origin}, {goes_on}"
+    console.print(f"[bold]{study.name}[/] trial {record.number}, {place}, {origin}, {duration(record.seconds)}")
     console.print(
         f"validation {study.settings.objective.replace('_', ' ')}  [bold green]{percent(record.value)}[/]"
         + (f"  in epoch {record.best_epoch}" if record.best_epoch else "")

@@ -8,6 +8,7 @@ from autofash.study.confirmed import (
     confirmed,
     extent,
     is_settled,
+    leaders,
     verdict,
 )
 from autofash.study.ledger import Study, list_studies, load_study
@@ -27,6 +28,7 @@ __all__ = [
     "confirmed",
     "extent",
     "is_settled",
+    "leaders",
     "list_studies",
     "load_study",
     "verdict",

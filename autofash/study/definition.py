@@ -21,6 +21,7 @@ class StudyDefinition(BaseModel):
     format: Literal[1]
     dataset: str | None = None
     space: str | None = None  # a name, or a file beside this one
+    engine: str | None = None
     sampler: str | None = None
     pruner: str | None = None
     objective: str | None = None
