@@ -10,6 +10,7 @@ same one, and nothing is fitted again for trials that are finished. When the coo
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import sys
@@ -395,7 +396,7 @@ class Hyperband(Oracle):
 
     def own(self, number: int) -> bool:
         """Whether the trial stands in a bracket."""
-        return super().own(number) and "bracket" in self.rows[number]["note"]
+        return super().own(number) and self.rows[number]["note"].get("bracket", math.inf) <= number
 
     def training(self, values: Mapping[str, Any]) -> Message:
         """A trial's rounds end early, but for the last, and each goes on where the one before it ended."""

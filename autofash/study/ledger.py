@@ -293,7 +293,7 @@ class Study:
             origin=str(noted.get("origin", "sampled")),
             ended=trial.datetime_complete.astimezone() if trial.datetime_complete else None,
             early=next((report for report in said if report.epoch == EARLY), None),
-            continues=noted.get("continues"),
+            continues=int(noted["continues"]) if "continues" in noted else None,
         )
 
     def config_of(self, trial: FrozenTrial) -> Config:

@@ -27,7 +27,7 @@ ENGINE = "keras-tuner"
 PREFIX = "kt-"  # of this engine's samplers, as the ledger has them
 BAYESIAN, HYPERBAND = "kt-bayesian", "kt-hyperband"
 ORACLES = (BAYESIAN, "kt-random", HYPERBAND, "kt-grid")
-WAIT_SECONDS = 0.2  # for an answer, before the search looks after its trials again
+WAIT_SECONDS = 0.05  # for an answer, before the search looks after its trials again
 MOST_RESTARTS = 3  # of the process, without an answer in between
 
 Row = dict[str, Any]
@@ -164,6 +164,7 @@ class Oracle:
     _asked: int | None = None  # the trial that an answer is due for
     _sent: dict[int, Row] = field(default_factory=dict)  # by first attempt: what the process knows of the ledger
     _restarts: int = 0
+    _late: dict[str, Param] = field(default_factory=dict)  # parameters that showed themselves since
 
     @property
     def starting_seconds(self) -> float:
@@ -194,10 +195,12 @@ class Oracle:
                 return _answer(told)
 
     def draw(self, name: str, param: Param, seed: int) -> Value:
-        """A value of a parameter that shows itself while a trial builds, drawn by the trial's seed; the oracle then knows it.
+        """A value of a parameter that shows itself while a trial builds, drawn by its seed; from then on the oracle proposes it.
 
-        Waits for the process, as long as it takes to start or to think. Raises ResourceError.
+        A search that goes on with a study offers each such parameter again. Waits for the process, as long as it takes to start or
+        to think. Raises ResourceError.
         """
+        self._late[name] = param
         ordered: Helper | None = None
         while True:
             self.start()
@@ -236,7 +239,8 @@ class Oracle:
                 raise self._failure(told["failed"], starting)
             return {}
         if "ready" in told:
-            table = {name: param.model_dump() for name, param in self.space.params.items()}
+            known = {**self.space.params, **self._late}
+            table = {name: param.model_dump() for name, param in known.items()}
             self._order({"open": self.kind, "space": table, "epochs": self.epochs, "seed": self.seed})
         elif "opened" in told:
             self._ready = True
@@ -285,7 +289,7 @@ def rows(trials: Sequence[FrozenTrial]) -> list[Row]:
 
 def first_attempt(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
     """The number of a trial's first attempt, which is how an oracle calls it."""
-    while "retry_of" in trial.user_attrs:
+    while trial.user_attrs.get("retry_of", trial.number) < trial.number:
         trial = trials[trial.user_attrs["retry_of"]]
     return trial.number
 

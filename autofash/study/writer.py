@@ -384,6 +384,9 @@ class StudyWriter:
             self._kept.add(running.trial.number)
         else:
             shutil.rmtree(self.checkpoint(running.trial.number), ignore_errors=True)
+        if running.continues is not None and state is TrialState.COMPLETE:
+            self._kept.discard(running.continues)
+            shutil.rmtree(self.checkpoint(running.continues), ignore_errors=True)
         record = self.read.record(self._frozen(running))
         if record.finished:
             self._finished[key_of(record.config)] = record.number

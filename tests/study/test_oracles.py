@@ -186,7 +186,7 @@ def test_a_kerastuner_that_cannot_be_imported_is_an_error_of_one_line() -> None:
 
 def test_a_failed_trial_leaves_its_bracket_and_another_takes_its_place(lent: None) -> None:
     writer = opened()
-    for _ in range(16):
+    for _ in range(18):
         trial = asked(writer)
         assert trial is not None
         run(writer, trial, Ending.FAILED if trial.number in (2, 5, 11) else Ending.DONE)
@@ -198,7 +198,7 @@ def test_a_failed_trial_leaves_its_bracket_and_another_takes_its_place(lent: Non
 
 
 def test_a_promoted_trial_continues_from_its_predecessor_in_a_search_of_three_workers(lent: None) -> None:
-    study, events = search(trials=26, workers=3)
+    study, events = search(space="cnn", trials=30, workers=3)
     continued = [trial for trial in study.trials() if trial.continues is not None]
     assert len(continued) >= 5 and all(t.origin == f"continues trial {t.continues}" for t in continued)
     assert_no_epoch_was_trained_twice(study, trained(events))
@@ -247,12 +247,13 @@ def test_a_coordinator_that_is_killed_resumes_its_brackets_and_its_helper_dies_w
         "workers": 2,
     }
     process = coordinator(starters=False, **settings)
+    line_of(process, "EngineAwaited")  # it takes its time to start, which is said
     for _ in range(10):
         line_of(process, "TrialEnded")
     left = family(process)
     assert any("autofash.oracle_server" in " ".join(child.cmdline()) for child in left)
     process.kill()
-    process.wait()
+    finish(process)
     gone, alive = psutil.wait_procs(left, timeout=5)
     assert gone and not alive
     assert sum(trial.finished for trial in load_study().trials()) >= 9
