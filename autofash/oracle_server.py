@@ -26,12 +26,8 @@ from autofash.records import Value
 from autofash.space import BoolParam, ChoiceParam, FloatParam, IntParam, Param
 
 Message = dict[str, Any]
-RUNNING, COMPLETED, FAILED, REPEATS = (
-    "RUNNING",
-    "COMPLETED",
-    "FAILED",
-    "REPEATS",
-)  # the last is ours: a config of another trial
+RUNNING, COMPLETED, FAILED = "RUNNING", "COMPLETED", "FAILED"  # KerasTuner's words
+REPEATS = "REPEATS"  # ours: a proposal that another trial has, and that was not run
 OBJECTIVE = "objective"
 ENDLESS = 10**9  # iterations of Hyperband, failures in a row: the loop knows when it is enough
 PATIENCE = 3  # with an oracle that proposes what was tried, before a random config is taken instead
@@ -191,7 +187,7 @@ class Oracle:
 
     def restore(self) -> None:
         """Give the oracle the state that it would have after these trials."""
-        order = [str(number) for number in self.trials if self.counts(number)]
+        order = [str(number) for number in sorted(self.trials) if self.counts(number)]
         self.oracle.trials = {str(number): self.trials[number] for number in sorted(self.trials)}
         ended = [id for id in order if self.oracle.trials[id].status != RUNNING]
         self.oracle.set_state(

@@ -197,8 +197,8 @@ class Oracle:
     def draw(self, name: str, param: Param, seed: int) -> Value:
         """A value of a parameter that shows itself while a trial builds, drawn by its seed; from then on the oracle proposes it.
 
-        A search that goes on with a study offers each such parameter again. Waits for the process, as long as it takes to start or
-        to think. Raises ResourceError.
+        A search that goes on with a study offers each such parameter again. Waits for the process, as long as it takes to start
+        or to think. Raises ResourceError.
         """
         self._late[name] = param
         ordered: Helper | None = None

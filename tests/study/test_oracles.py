@@ -17,9 +17,9 @@ from autofash.errors import ResourceError, UsageError
 from autofash.loop import SearchEvent, TrialBegan, TrialEnded, TrialReported
 from autofash.records import Ending, EpochReport, Outcome, State, StudySettings
 from autofash.request import SearchRequest
-from autofash.space import ChoiceParam, FloatParam, IntParam, Space
+from autofash.space import ChoiceParam, FloatParam, IntParam, Space, load_space
 from autofash.study import Study, StudyWriter, leaders, load_study, oracles
-from autofash.study.oracles import Oracle
+from autofash.study.oracles import Helper, Oracle
 from autofash.study.samplers import sampler_of
 from autofash.study.writer import Asked
 from tests.fakes import accuracy_of
@@ -160,9 +160,13 @@ def test_a_gaussian_process_that_is_resumed_goes_on_from_all_that_was_tried(lent
     assert min(best[9:]) < sorted(best[:9])[4], "it has learnt where the best ones lie"
 
 
-def test_an_oracle_whose_process_is_killed_goes_on_as_if_nothing_had_been() -> None:
+def test_an_oracle_whose_process_is_killed_goes_on_as_if_nothing_had_been(
+    lent: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: dict[str, list[tuple[object, ...]]] = {}
     for name, kill in (("whole", None), ("killed", 11)):
+        if kill is not None:
+            monkeypatch.setattr(oracles, "Helper", Helper)  # one of its own
         writer = opened(name=name)
         drawn[name] = []
         for place, trial in enumerate(ran(writer, 14)):
@@ -182,6 +186,31 @@ def test_a_kerastuner_that_cannot_be_imported_is_an_error_of_one_line() -> None:
     with pytest.raises(ResourceError, match="KerasTuner cannot be used: ImportError: broken. Try: look into"):
         asked(writer)
     writer.close()
+
+
+def test_while_a_round_waits_for_results_nothing_begins_and_the_space_is_not_called_exhausted(lent: None) -> None:
+    space = Space("mlp", {"width": ChoiceParam(values=[8, 16, 32])})
+    settings = replace(SETTINGS, space_table=space.table(), space_fingerprint=space.fingerprint)
+    writer = StudyWriter("s", "sqlite:///studies/studies.db", settings, target=100)
+    begun = [asked(writer) for _ in range(3)]
+    while writer.ask() is None and not writer._proposals.said.idle:
+        pass
+    assert writer.waits
+    for trial in begun:
+        assert trial is not None
+        run(writer, trial)
+    assert asked(writer) is None and not writer.waits
+    writer.close()
+
+
+@pytest.mark.parametrize("sampler", ["kt-random", "kt-grid"])
+def test_every_config_of_a_fixed_space_is_proposed_once(sampler: str, lent: None) -> None:
+    space = load_space("baselines")
+    settings = replace(SETTINGS, sampler=sampler, space_table=space.table(), space_fingerprint=space.fingerprint)
+    writer = StudyWriter("s", "sqlite:///studies/studies.db", settings, target=100)
+    names = [trial.config["config"] for trial in ran(writer, 9)]
+    writer.close()
+    assert sorted(names) == sorted(space.configs)
 
 
 def test_a_failed_trial_leaves_its_bracket_and_another_takes_its_place(lent: None) -> None:
