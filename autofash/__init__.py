@@ -135,6 +135,7 @@ def search(
     workers: int | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    engine: str | None = None,
     sampler: str | None = None,
     pruner: str | None = None,
     objective: str | None = None,
@@ -150,11 +151,11 @@ def search(
     KerasTuner build(hp) or HyperModel, or an Optuna-style define(trial) -> keras.Model; fed with pixels "raw", "unit" (default)
     or "standardized", flat or not. dataset: fashion_mnist, mnist, cifar10 or digits; default the first where it is
     found or can be fetched, else digits. trials: finished ones in all, default 50; more: raises that total.
-    budget_seconds: wall clock. target: objective at which to stop, a fraction. epochs: most of each trial. sampler: tpe,
-    random, grid, qmc, cmaes. pruner: asha, hyperband, median, none. objective: accuracy or macro_f1. patience_seconds: a trial
-    that says nothing for so long is given up, default an hour. storage: database URL, default sqlite:///studies/studies.db.
-    warm_start: another study of the storage, whose trials the sampler learns from; the best three of them run first.
-    listeners: called with every event of the search.
+    budget_seconds: wall clock. target: objective at which to stop, a fraction. epochs: most of each trial. engine: optuna or
+    keras-tuner. sampler: tpe, random, grid, qmc, cmaes; of keras-tuner bayesian, random, hyperband, grid. pruner: asha,
+    hyperband, median, none. objective: accuracy or macro_f1. patience_seconds: a trial that says nothing for so long is given up,
+    default an hour. storage: database URL, default sqlite:///studies/studies.db. warm_start: another study of the storage, whose
+    trials the sampler learns from; the best three of them run first. listeners: called with every event of the search.
 
     Raises UsageError, SpaceError, DataError, StudyError, NoTrial when nothing was completed, Interrupted upon Ctrl-C.
     """
@@ -178,6 +179,7 @@ def search(
         workers=workers,
         epochs=epochs,
         seed=seed,
+        engine=engine,
         sampler=sampler,
         pruner=pruner,
         objective=objective,

@@ -13,7 +13,7 @@ from autofash.executors import Executor
 from autofash.loop import Listener, conduct, outlasting
 from autofash.records import Rerun
 from autofash.request import Progress, SearchRequest, task_of
-from autofash.study import Confirmed, Study, StudyWriter, check_searched, confirmed
+from autofash.study import Confirmed, Study, StudyWriter, check_searched, confirmed, leaders
 from autofash.study.ledger import confirmation_name
 from autofash.study.proposals import QUEUE, seed_of
 
@@ -45,11 +45,11 @@ def confirm(
     study.best()  # raises NoTrial
     settings = replace(study.settings, space_table=study.space.table(), sampler=QUEUE, pruner="none", starters=False)
     prepared = data.prepare_for(settings, data.locate(settings.dataset, data_dir, progress))
-    leaders = study.leaderboard()[:top]
+    best = leaders(study)[:top]
     runs = [
         Rerun(record.config, seed_of(settings.seed, -seed), f"trial {record.number}, seed {seed}")
         for seed in range(1, seeds + 1)
-        for record in leaders
+        for record in best
     ]
     request = SearchRequest(workers=workers, storage=study.storage)
     again = "the same command again"

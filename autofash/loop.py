@@ -40,6 +40,7 @@ from autofash.study.writer import Asked
 MOST_FAILURES = 10  # in a row
 PATIENCE_SECONDS = 3600.0  # with a trial that says nothing; nothing that the shipped spaces hold takes an hour an epoch
 POLL_SECONDS = 0.2
+WORTH_SAYING_SECONDS = 2.0  # of waiting for what proposes configs
 LOST_SECONDS, LOST_POLL_SECONDS = 120.0, 1.0  # that a search waits for a database server
 log = logging.getLogger("autofash")
 
@@ -58,12 +59,19 @@ class SearchBegan:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineAwaited:
+    """What proposes configs has been starting for two seconds, and a worker has nothing to do meanwhile."""
+
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrialBegan:
     """A trial was submitted: a new one, or one that is continued."""
 
     trial: int
     config: dict[str, object]
-    epochs: int  # most that it will train
+    epochs: int  # after which it ends at the latest
     origin: str
     reports: tuple[EpochReport, ...]  # of a trial that is continued: what it said before it paused
 
@@ -104,7 +112,9 @@ class SearchEnded:
     failing: bool  # given up because one trial after another failed
 
 
-SearchEvent = SearchBegan | TrialBegan | Started | TrialReported | TrialPaused | TrialEnded | SearchEnded
+SearchEvent = (
+    SearchBegan | EngineAwaited | TrialBegan | Started | TrialReported | TrialPaused | TrialEnded | SearchEnded
+)
 Listener = Callable[[SearchEvent], None]
 
 
@@ -249,6 +259,7 @@ class _Search:
         self._best = max(
             (trial.value or 0.0 for trial in writer.trials() if trial.state is State.COMPLETE), default=None
         )
+        self._said_what_starts = False
         self._began = time.monotonic()
         writer.ends_at = self._began + request.budget_seconds if request.budget_seconds is not None else None
         writer.memory = plan.memory
@@ -301,7 +312,8 @@ class _Search:
                 return why
             while len(self._running) < self._plan.workers and (asked := self._writer.ask()) is not None:
                 self._submit(executor, asked)
-            if not self._running:
+            self._say_what_starts()
+            if not self._running and not self._writer.waits:
                 for record in self._writer.settle():
                     self._ended(record)
                 if self._finished >= self._writer.target:
@@ -322,6 +334,11 @@ class _Search:
                     case Outcome():
                         self._take(event)
 
+    def _say_what_starts(self) -> None:
+        if not self._said_what_starts and self._writer.waits and self._writer.starting_seconds > WORTH_SAYING_SECONDS:
+            self._said_what_starts = True
+            self._tell(EngineAwaited("KerasTuner"))
+
     def _why_enough(self, stopped: list[int]) -> str:
         if stopped:
             return signal.Signals(stopped[0]).name
@@ -340,7 +357,9 @@ class _Search:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder, error, f"chmod u+rwx {folder.parent}", "E-STUDY-DIR") from None
-        self._tell(TrialBegan(asked.number, dict(asked.config), asked.epochs, asked.origin, asked.reports))
+        self._tell(
+            TrialBegan(asked.number, dict(asked.config), asked.until or asked.epochs, asked.origin, asked.reports)
+        )
         self._running[asked.number] = slot
         executor.submit(
             TrialSpec(
@@ -357,6 +376,7 @@ class _Search:
                 log=str((folder / "log.txt").absolute()),
                 early=asked.early,
                 checkpoint=str(self._writer.checkpoint(asked.number).absolute()),
+                until=asked.until,
             )
         )
 

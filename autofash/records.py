@@ -32,6 +32,9 @@ class TrialSpec:
         0  # training images after which it reports for the first time, within its first epoch; 0: not before its end
     )
     checkpoint: str = ""  # folder of its state: kept there when it pauses, gone on from where there is one; empty: none
+    until: int = (
+        0  # epoch after which it ends and keeps its state, for another trial to continue; 0: it ends after `epochs`
+    )
     options: Mapping[str, Any] = field(default_factory=dict)  # JSON for tasks other than a search's trial
 
 
@@ -175,7 +178,7 @@ class TrialRecord:
     seconds: float  # wall clock of the trial's process
     why: str  # why it was pruned or failed; empty otherwise
     seed: int
-    origin: str  # "starter NAME", "retry of N", "trial N, seed K" of a confirmation, or "sampled"
+    origin: str  # "starter NAME", "retry of N", "continues trial N", "trial N, seed K" of a confirmation, or "sampled"
     ended: datetime | None = None  # wall clock; None while it runs or waits
     early: EpochReport | None = None  # its early look, where it had one
     continues: int | None = None  # the trial whose training it goes on with, and whose epochs come first in its curve

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autofash import data, hardware
 from autofash.errors import Problem, UsageError, unknown
@@ -12,8 +13,9 @@ from autofash.records import StudySettings
 from autofash.space import HYPERMODEL, Hypermodel, Space, check_searchable, hypermodel_space, load_space
 from autofash.study import Study, check_searched
 from autofash.study.ledger import DEFAULT_STORAGE, check_name, fitting_name, study_names
+from autofash.study.oracles import HYPERBAND
 from autofash.study.pruners import check_pruner
-from autofash.study.samplers import check_sampler
+from autofash.study.samplers import check_sampler, sampler_of
 
 OBJECTIVES = ("accuracy", "macro_f1")
 VALIDATION = 1 / 6  # of the training images: 10,000 of Fashion-MNIST's 60,000, a standard error of 0.27 points at 92 %
@@ -40,7 +42,8 @@ class SearchRequest:
     workers: int | None = None  # default: what hardware.plan says
     epochs: int | None = None  # most of each trial; default 6
     seed: int | None = None  # default 0
-    sampler: str | None = None  # default tpe
+    engine: str | None = None  # default optuna
+    sampler: str | None = None  # default tpe, of the engine keras-tuner bayesian
     pruner: str | None = None  # default asha
     objective: str | None = None  # default accuracy
     patience_seconds: float | None = None  # a trial that says nothing for so long hangs, and fails; default an hour
@@ -49,7 +52,7 @@ class SearchRequest:
     starters: bool | None = None  # begin with the known-good configs; default yes
 
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "space": "cnn",
     "epochs": 6,
     "seed": 0,
@@ -93,6 +96,17 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
         asked = getattr(request, setting)
         return asked if asked is not None else getattr(before, setting) if before else DEFAULTS[setting]
 
+    sampler = sampler_of(request.engine, request.sampler, before.sampler if before else None) or DEFAULTS["sampler"]
+    check_sampler(sampler, space)
+    if sampler == HYPERBAND:
+        if request.pruner not in (None, "none"):
+            raise UsageError(
+                f"--pruner {request.pruner} cannot be had with {sampler}, whose brackets are its pruning",
+                "--pruner none",
+            )
+        pruner = "none"
+    else:
+        pruner = str(filled("pruner"))
     seed = int(str(filled("seed")))
     prepared = data.prepare(dataset, folder, seed=seed, validation=VALIDATION)
     settings = StudySettings(
@@ -101,8 +115,8 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
         space=space.name,
         space_table=space.declared.table(),
         space_fingerprint=space.declared.fingerprint,
-        sampler=str(filled("sampler")),
-        pruner=str(filled("pruner")),
+        sampler=sampler,
+        pruner=pruner,
         objective=str(filled("objective")),
         epochs=int(str(filled("epochs"))),
         seed=seed,
@@ -110,7 +124,6 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
         starters=request.starters if request.starters is not None else before.starters if before else True,
         substituted=substituted,
     )
-    check_sampler(settings.sampler, space)
     return settings, name, prepared
 
 
@@ -133,10 +146,9 @@ def _check(request: SearchRequest) -> None:
     problems = []
     if request.objective is not None and request.objective not in OBJECTIVES:
         problems.append(Problem(*unknown("objective", request.objective, OBJECTIVES)))
-    for name, check in (("sampler", check_sampler), ("pruner", check_pruner)):
+    for check in (_check_sampler, _check_pruner):
         try:
-            if getattr(request, name) is not None:
-                check(getattr(request, name))
+            check(request)
         except UsageError as error:
             problems.extend(error.problems)
     for name in ("trials", "more", "workers", "epochs"):
@@ -161,6 +173,16 @@ def _check(request: SearchRequest) -> None:
         problems.append(Problem("--trials and --more exclude each other", "one of them"))
     if problems:
         raise UsageError(problems)
+
+
+def _check_sampler(request: SearchRequest) -> None:
+    if (sampler := sampler_of(request.engine, request.sampler, None)) is not None:
+        check_sampler(sampler)
+
+
+def _check_pruner(request: SearchRequest) -> None:
+    if request.pruner is not None:
+        check_pruner(request.pruner)
 
 
 def total(request: SearchRequest, name: str) -> int | None:

@@ -131,10 +131,11 @@ def fit(
     checkpoint: Checkpoint | None = None,
     keep_each_epoch: bool = False,
 ) -> None:
-    """Train a compiled model, reporting at the early look and after each epoch, until `epochs`, a STOP or a PAUSE.
+    """Train a compiled model, reporting at the early look and after each epoch, until spec.until, `epochs`, a STOP or a PAUSE.
 
     watched: validation images and labels; None where there are none (a refit), and then the reports carry the training figures.
-    checkpoint: where a state that is there is gone on from, and where it is kept at a pause, or after each epoch.
+    checkpoint: where a state that is there is gone on from, and where it is kept at a pause, at the end of a trial that another
+    may continue, or after each epoch.
     Raises FloatingPointError where the loss stops being finite.
     """
     batches = Batches(
@@ -176,9 +177,10 @@ def fit(
             )
         )
         stopped = verdict.action is Action.STOP or train["accuracy"] >= enough
-        if checkpoint and (keep_each_epoch or verdict.action is Action.PAUSE):
+        ends = stopped or verdict.action is Action.PAUSE or epoch == (spec.until or epochs)
+        if checkpoint and (keep_each_epoch or verdict.action is Action.PAUSE or (ends and spec.until)):
             checkpoint.save(model, last if stopped else step)
-        if stopped or verdict.action is Action.PAUSE:
+        if ends:
             return
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autofash.executors import ProcessExecutor
+from autofash.study import oracles
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,6 +39,44 @@ def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessExecut
     made = ProcessExecutor(log=tmp_path_factory.mktemp("server") / "log.txt")
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def kerastuner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[oracles.Helper]:
+    """A process that has imported KerasTuner once for all the tests that need one, not for each."""
+    made = oracles.Helper(tmp_path_factory.mktemp("oracle") / "log.txt")
+    assert "ready" in (made.receive(None) or {})
+    yield made
+    made.close()
+
+
+class Lent:
+    """That process, for one search after another: none of them ends it."""
+
+    def __init__(self, helper: oracles.Helper) -> None:
+        self._helper, self._due, self._ready, self.pid = helper, 0, False, helper.pid
+
+    def send(self, message: dict[str, object]) -> None:
+        self._helper.send(message)
+        self._due += 1
+
+    def receive(self, seconds: float | None) -> dict[str, object] | None:
+        if not self._ready:
+            self._ready = True
+            return {"ready": self.pid}
+        told = self._helper.receive(seconds)
+        self._due -= told is not None
+        return told
+
+    def close(self) -> None:
+        while self._due:
+            self.receive(None)
+
+
+@pytest.fixture
+def lent(kerastuner: oracles.Helper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches of this process ask the one process."""
+    monkeypatch.setattr(oracles, "Helper", lambda _: Lent(kerastuner))
 
 
 @pytest.fixture(scope="session")

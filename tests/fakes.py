@@ -61,10 +61,10 @@ def _learn(spec: TrialSpec, report: Report, luck: float) -> Mapping[str, Any]:
     done = int(kept.read_text()) if spec.checkpoint and kept.exists() else 0
     if done:
         print(f"trial {spec.trial} goes on after epoch {done}", flush=True)
-    for epoch in range(done + 1, spec.epochs + 1):
+    for epoch in range(done + 1, (spec.until or spec.epochs) + 1):
         time.sleep(float(os.environ.get("AUTOFASH_FAKE_SECONDS", "0")))
         verdict = report(report_of(spec, epoch, accuracy_of(spec.config, epoch) + luck))
-        if verdict.action is Action.PAUSE:
+        if verdict.action is Action.PAUSE or epoch == spec.until:
             kept.parent.mkdir(parents=True, exist_ok=True)
             beside = kept.with_name("new")
             beside.write_text(str(epoch))
@@ -165,6 +165,17 @@ def die_once(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     if not mark.exists():
         report(report_of(spec, 1, 0.5))
         mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return learn(spec, report)
+
+
+def die_when_it_continues(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """In the first attempt of one that goes on from a checkpoint, be killed after an epoch."""
+    mark, kept = Path(os.environ["AUTOFASH_FAKE_MARKS"]) / str(spec.seed), Path(spec.checkpoint) / "epoch"
+    if kept.exists() and not mark.exists():
+        mark.touch()
+        epoch = int(kept.read_text()) + 1
+        report(report_of(spec, epoch, accuracy_of(spec.config, epoch)))
         os.kill(os.getpid(), signal.SIGKILL)
     return learn(spec, report)
 

@@ -113,6 +113,19 @@ def test_a_paused_training_goes_on_in_the_midst_of_an_epoch_and_ends_with_the_sa
         assert np.array_equal(one, other)
 
 
+def test_a_trial_that_continues_another_where_that_one_was_to_end_ends_with_the_weights_of_a_whole_one(
+    tmp_path: Path,
+) -> None:
+    config = {"dropout": 0.3, "schedule": "cosine"}
+    whole, reports = trained(spec(epochs=4, **config))
+    given = replace(spec(epochs=4, **config), checkpoint=str(tmp_path / "state"))
+    rounds = [trained(replace(given, until=until)) for until in (1, 3, 0)]
+    assert [[report.epoch for report in told] for _, told in rounds] == [[1], [2, 3], [4]]
+    assert [report.loss for _, told in rounds for report in told] == [report.loss for report in reports]
+    for one, other in zip(whole.get_weights(), rounds[-1][0].get_weights(), strict=True):
+        assert np.array_equal(one, other)
+
+
 def test_a_damaged_checkpoint_is_no_obstacle_the_training_begins_anew(tmp_path: Path) -> None:
     given = replace(spec(epochs=2), checkpoint=str(tmp_path / "state"))
     run(given, pause_after=1)

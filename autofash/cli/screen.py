@@ -21,6 +21,7 @@ from autofash.cli.terminal import brief, config_text, say, shown, sparkline, sta
 from autofash.errors import printable
 from autofash.figures import duration, percent
 from autofash.loop import (
+    EngineAwaited,
     Listener,
     SearchBegan,
     SearchEnded,
@@ -104,6 +105,8 @@ class LiveScreen:
                 self._best = ranked[0] if ranked else None
                 for line in opening_lines(event):
                     self._console.print(line)
+            case EngineAwaited():
+                self._note = awaited(event)
             case TrialBegan():
                 self._curves[event.trial] = list(event.reports)  # first: another thread draws what runs
                 self._running[event.trial] = event
@@ -209,6 +212,8 @@ class PlainLines:
             case SearchBegan():
                 for line in opening_lines(event):
                     print(line.plain, flush=True)
+            case EngineAwaited():
+                print(awaited(event), flush=True)
             case TrialEnded(record=record) | TrialPaused(record=record):
                 value = f" {percent(record.value)}" if record.value is not None else ""
                 what = record.why or config_text(record.config)
@@ -237,6 +242,11 @@ def warn(event: SearchEvent) -> None:
         print(f"autofash: warning[W-WORKER-KILLED]: {told}", file=sys.stderr)
     if isinstance(event, SearchEnded) and event.failing:
         print(f"autofash: warning[W-FAILURES]: {printable(event.why)}", file=sys.stderr)
+
+
+def awaited(event: EngineAwaited) -> str:
+    """What is waited for, and why it takes its time."""
+    return f"starting {event.engine}, which imports TensorFlow: about ten seconds"
 
 
 def substitution(event: SearchBegan) -> str:

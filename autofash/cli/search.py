@@ -55,8 +55,21 @@ def search(
     seed: Annotated[
         int | None, typer.Option(help="Of split, sampler and trials.", show_default="0", rich_help_panel=MORE)
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose samplers: optuna or keras-tuner (its oracles: bayesian, random, hyperband, grid).",
+            show_default="optuna",
+            rich_help_panel=MORE,
+        ),
+    ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="tpe, random, grid, qmc or cmaes.", show_default="tpe", rich_help_panel=MORE)
+        str | None,
+        typer.Option(
+            help="tpe, random, grid, qmc or cmaes; or one of the other engine's.",
+            show_default="tpe, or bayesian",
+            rich_help_panel=MORE,
+        ),
     ] = None,
     pruner: Annotated[
         str | None, typer.Option(help="asha, hyperband, median or none.", show_default="asha", rich_help_panel=MORE)
@@ -140,6 +153,7 @@ def search(
         "patience": patience,
         "target": target,
         "seed": seed,
+        "engine": engine,
         "sampler": sampler,
         "pruner": pruner,
         "objective": objective,

@@ -206,7 +206,8 @@ class _Training:
         done = 0
         if self._calls == 1 and self._checkpoint:
             done = self.epoch = self._checkpoint.restore(self._built.model)
-        left = self._epochs - (0 if self._calls == 1 else self.epoch)
+        # A trial whose training another may continue ends early, with its state kept.
+        left = (self._spec.until or self._epochs) - (0 if self._calls == 1 else self.epoch)
         wanted = min(int(kwargs.get("epochs", self._epochs)), left)
         if self._over or wanted <= done:
             self._over = True
@@ -244,7 +245,8 @@ class _Training:
         stopped = verdict.action is Action.STOP
         # In its second call of model.fit, a user's code is at a place to which a checkpoint alone does not lead back.
         pausing = verdict.action is Action.PAUSE and self._calls == 1
-        if self._checkpoint and (pausing or self._watched is None):
+        ending = self.epoch == self._spec.until
+        if self._checkpoint and (pausing or ending or self._watched is None):
             self._checkpoint.save(built.model, self._epochs if stopped else self.epoch)
         if verdict.action is not Action.GO:
             self._over = built.model.stop_training = True

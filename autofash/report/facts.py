@@ -352,11 +352,12 @@ def _cost(study: Study, trials: Sequence[TrialRecord], model: Tested | None) -> 
             left = max(0, epochs_of(record.config, study.settings.epochs) - len(record.reports))
             saved_epochs += left
             saved_seconds += left * (_pace(record, images) or share * record.reports[0].seconds)
+    curves: dict[int | None, int] = {record.number: len(record.curve) for record in trials}
     joules = [float(run["energy_joules"]) for run in study.runs if run.get("energy_joules") is not None]
     return Cost(
         trial_seconds=sum(record.seconds for record in trials),
         searching_seconds=max(_elapsed(trials).values(), default=None),
-        epochs=sum(len(record.curve) for record in trials),
+        epochs=sum(curves.values()) - sum(curves.get(record.continues, 0) for record in trials),
         saved_seconds=saved_seconds,
         saved_epochs=saved_epochs,
         refit_seconds=model.refit_seconds if model else None,

@@ -8,6 +8,7 @@ from autofash.study.confirmed import (
     confirmed,
     extent,
     is_settled,
+    leaders,
     search_from,
     verdict,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "confirmed",
     "extent",
     "is_settled",
+    "leaders",
     "list_studies",
     "load_study",
     "search_from",

@@ -45,9 +45,7 @@ def confirmed(study: Study) -> list[Confirmed]:
     for run in again.trials():
         if run.state is State.COMPLETE and run.value is not None:
             runs[key_of(run.config)].append(run)
-    first: dict[str, TrialRecord] = {}
-    for record in study.leaderboard():
-        first.setdefault(key_of(record.config), record)
+    first = {key_of(record.config): record for record in leaders(study)}
     found = [
         (first[key], tuple(run.value or 0.0 for run in done), [run.best_epoch or 1 for run in done])
         for key, done in runs.items()
@@ -123,14 +121,22 @@ def search_from(study: Study) -> str:
     return f"autofash search --warm-start {study.arguments}"
 
 
+def leaders(study: Study) -> list[TrialRecord]:
+    """The leaderboard, each config once: a trial that goes on with another's training has the same."""
+    first: dict[str, TrialRecord] = {}
+    for record in study.leaderboard():
+        first.setdefault(key_of(record.config), record)
+    return list(first.values())
+
+
 def candidates(study: Study) -> list[Candidate]:
     """Complete trials, the one to ship first: the confirmed ones as confirmed, then the others by their one score.
 
     A confirmation that is not at its end ranks nothing.
     """
     sure = confirmed(study) if is_settled(study) else []
-    numbers = {entry.record.number for entry in sure}
-    others = [record for record in study.leaderboard() if record.number not in numbers]
+    known = {key_of(entry.record.config) for entry in sure}
+    others = [record for record in leaders(study) if key_of(record.config) not in known]
     return [
         *(Candidate(entry.record, entry.epochs) for entry in sure),
         *(Candidate(record, record.best_epoch) for record in others),

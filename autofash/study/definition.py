@@ -24,6 +24,7 @@ class StudyDefinition(BaseModel):
     hypermodel: str | None = None  # FILE.py:NAME or package.module:NAME
     pixels: str | None = None  # "raw", "unit" or "standardized"
     flat: bool | None = None
+    engine: str | None = None
     sampler: str | None = None
     pruner: str | None = None
     objective: str | None = None

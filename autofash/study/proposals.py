@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from autofash import failpoints
-from autofash.records import Config, Rerun, StudySettings
-from autofash.space import NamedConfig, Space
-from autofash.study.ledger import as_json, noted_config
+from autofash.records import Config, Rerun, StudySettings, Value
+from autofash.space import NamedConfig, Param, Space
+from autofash.study.ledger import as_json, noted_config, reports_of
+from autofash.study.oracles import ORACLES, Answer, Oracle, OracleSampler, Proposal, last_attempt
 from autofash.study.rows import LeanStorage
-from autofash.study.samplers import LEARN, as_seen, key_of, make_sampler, suggest, untried
+from autofash.study.samplers import LEARN, as_seen, key_of, make_sampler, suggest, suggest_one, untried
 from autofash.study.underway import Underway
 from autofash.study.warm import leaders, shown_trials
 
@@ -29,9 +33,17 @@ QUEUE = "queue"  # the sampler of a study that runs what it is given, and nothin
 class Proposals:
     """The queue of a study and its sampler."""
 
-    def __init__(self, study: optuna.Study, storage: LeanStorage, space: Space, settings: StudySettings) -> None:
+    def __init__(
+        self, study: optuna.Study, storage: LeanStorage, space: Space, settings: StudySettings, folder: Path
+    ) -> None:
+        """folder: the study's, for what an oracle's process prints."""
         self._study, self._storage, self._settings = study, storage, settings
         self.space = space  # of a hypermodel it grows
+        self.oracle: Oracle | None = None
+        if settings.sampler in ORACLES:
+            self.oracle = Oracle(settings.sampler, space, settings.seed, settings.epochs, folder / "oracle.log")
+        self.said = Answer()  # by the oracle, when it was last asked
+        self._repeats = 0  # proposals in a row that were tried already
         self._few = space.few_configs(COUNTABLE)
         self._learnt: Mapping[str, Any] = study.user_attrs.get(WARM_START, {"trials": []})
         self._hints: tuple[Space, Sequence[FrozenTrial]] | None = None
@@ -43,23 +55,25 @@ class Proposals:
 
         paused: trials that pause at a rung, which the sampler is to see as pruned. twin: the trial that has, or had, a config.
         """
-        for duplicates in range(MOST_DUPLICATES):
+        self.said = Answer()
+        while self._repeats < MOST_DUPLICATES:
             if (
                 not self._waiting
-                and (self._settings.sampler == "grid" or duplicates >= PATIENCE)
-                and not self._queue_untried(duplicates)
+                and self.oracle is None
+                and (self._settings.sampler == "grid" or self._repeats >= PATIENCE)
+                and not self._queue_untried(self._repeats)
             ):
                 return None
             if self._settings.sampler == QUEUE and not self._waiting:
                 return None
             number = len(self._study.get_trials(deepcopy=False))
+            proposal = None
+            if self.oracle is not None and not self._waiting:
+                proposal = self._proposed(number)
+                if proposal is None and not self._waiting:
+                    return None
             study = as_seen(self._study, paused, self.hints())
-            study.sampler = make_sampler(
-                self._settings.sampler if self._settings.sampler != QUEUE else "random",
-                self.space,
-                seed=self._settings.seed,
-                trial_seed=seed_of(self._settings.seed, number),
-            )
+            study.sampler = OracleSampler(proposal) if proposal else self._sampler(number)
             # Hyperband would show the sampler one bracket only, or all, depending on the last report.
             study.pruner = optuna.pruners.NopPruner()
             queued = self._waiting > 0
@@ -67,7 +81,11 @@ class Proposals:
                 trial = study.ask()
                 config = self.space.expand(suggest(trial, self.space))
                 failpoints.reach("params")
-                other = None if self.space.hypermodel else twin(config)  # its config is not known yet
+                if proposal is not None:
+                    self._note(trial, proposal)
+                other = None  # of a hypermodel the config is not known yet
+                if not self.space.hypermodel and "continues" not in trial.user_attrs:
+                    other = twin(config)
                 if other is None or self._settings.sampler == QUEUE:
                     begun = self._begun(trial, config)
                 else:
@@ -75,8 +93,10 @@ class Proposals:
                     trial.set_user_attr("duplicate_of", other)
                     self._study.tell(trial, state=TrialState.FAIL)
             self._waiting -= queued
+            self._repeats = self._repeats + 1 if begun is None else 0
             if begun is not None:
                 return begun
+        self._repeats = 0
         return None
 
     def warm_up(self, told: Mapping[str, Any]) -> None:
@@ -96,6 +116,62 @@ class Proposals:
         if self._hints is None or self._hints[0] is not self.space:
             self._hints = self.space, shown_trials(self._learnt["trials"], self.space)
         return self._hints[1]
+
+    def suggest(self, running: Underway, name: str, param: Param) -> Value:
+        """A value for a parameter of a hypermodel, which shows itself while a trial builds: the sampler's.
+
+        An oracle proposes what it knew of when the trial began; of the rest it draws, and knows of it from then on.
+        """
+        trial = running.drawing or running.trial
+        sampler = trial.study.sampler
+        if self.oracle is not None and isinstance(sampler, OracleSampler) and name not in sampler.config:
+            # Another seed for each name: else all would lie equally high in their ranges.
+            seed = random.Random(f"{running.seed}/{name}").randrange(2**31)
+            sampler.config[name] = self.oracle.draw(name, param, seed)
+        return suggest_one(trial, name, param)
+
+    def start(self) -> None:
+        """Let an oracle's process start, and wait for nothing."""
+        if self.oracle is not None:
+            self.oracle.start()
+
+    def close(self) -> None:
+        """End an oracle's process."""
+        if self.oracle is not None:
+            self.oracle.close()
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """The sampler for a trial; where trials are only queued, or an oracle proposes, it has nothing to draw."""
+        plain = self._settings.sampler != QUEUE and self.oracle is None
+        return make_sampler(
+            self._settings.sampler if plain else "random",
+            self.space,
+            seed=self._settings.seed,
+            trial_seed=seed_of(self._settings.seed, number),
+        )
+
+    def _proposed(self, number: int) -> Proposal | None:
+        """What the oracle proposes; None where it has nothing now, and then what it left out may be queued."""
+        assert self.oracle is not None
+        if self.space.hypermodel and not self.space.params:
+            return Proposal({}, {})  # nothing has shown itself yet
+        trials = self._study.get_trials(deepcopy=False)
+        self.said = self.oracle.ask(number, seed_of(self._settings.seed, number), trials, self._repeats)
+        stopped = self.said.proposal is None and not self.said.later and not self.said.idle
+        if stopped and self._few is not None:
+            self._queue_untried(1)  # it draws at random, and gives up after twenty configs in a row that were tried
+        return self.said.proposal
+
+    def _note(self, trial: optuna.Trial, proposal: Proposal) -> None:
+        """Write beside a trial what its oracle is to be told again, and whose training it goes on with."""
+        trial.set_user_attr("proposal", dict(proposal.note))
+        if proposal.until:
+            trial.set_user_attr("until", proposal.until)
+        if proposal.continues is not None:
+            before = last_attempt(proposal.continues, self._study.get_trials(deepcopy=False))
+            trial.set_user_attr("continues", before.number)
+            trial.set_user_attr("seed", before.user_attrs["seed"])  # of its batches, which come in the same order then
+            trial.set_user_attr("origin", f"continues trial {before.number}")
 
     def add_starters(self, starters: Sequence[NamedConfig]) -> None:
         """Queue what comes nearest to them in the space, each once; cut short, the next writer queues what is missing."""
@@ -129,6 +205,7 @@ class Proposals:
             "origin": f"retry of {trial.number}",
             "deaths": deaths,
             "seed": trial.user_attrs.get("seed", seed_of(self._settings.seed, trial.number)),
+            **{key: told for key, told in trial.user_attrs.items() if key in ("proposal", "until", "continues")},
         }
         self._enqueue(params, attributes)
 
@@ -139,8 +216,20 @@ class Proposals:
         if "seed" not in noted:
             trial.set_user_attr("seed", seed)
         epochs = epochs_of(config, self._settings.epochs)
-        origin, settled = str(noted.get("origin", "sampled")), self.space.hypermodel is None
-        return Underway(trial, config, epochs, seed, origin, drawing=suggested, settled=settled)
+        begun = Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")), drawing=suggested)
+        begun.settled = self.space.hypermodel is None
+        begun.until = min(noted.get("until", 0), epochs)
+        if "continues" in noted:
+            begun.continues = noted["continues"]
+            self._inherit(begun, noted["continues"])
+        return begun
+
+    def _inherit(self, begun: Underway, before: int) -> None:
+        """A trial's curve begins with that of the trial whose training it goes on with."""
+        for said in reports_of(self._study.get_trials(deepcopy=False)[before]):
+            begun.reports.append(replace(said, trial=begun.trial.number))
+            begun.trial.report(said.objective, said.epoch)
+            begun.seconds_before = said.seconds
 
     def _queue_untried(self, duplicates: int) -> bool:
         """Where the sampler only repeats itself and configs can be counted, queue one that is left; False when none is."""

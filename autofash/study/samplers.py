@@ -17,9 +17,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from autofash.errors import SpaceError, UnsafeFile, UsageError, unknown
+from autofash.errors import SpaceError, UnsafeFile, UsageError, brief, unknown
 from autofash.records import Config, Value
 from autofash.space import BoolParam, ChoiceParam, FloatParam, IntParam, Param, Space
+from autofash.study.oracles import BAYESIAN, ENGINE, ORACLES, PREFIX
 
 MOST_SEEN = 500  # trials that TPE looks at besides the good ones: docs/LOG.md
 GOOD = 25  # trials at most that TPE takes for good ones
@@ -228,8 +229,12 @@ SAMPLERS: dict[str, Callable[[Space, int, int], BaseSampler]] = {
 LEARN = (
     "tpe",
 )  # those that learn from hints: the others look at no trials, or, as CMA-ES, at those alone that they proposed
+OPTUNA = "optuna"  # the engine of these
 LARGEST_GRID = 100_000  # configs
-NEEDS = {"cmaes": "cmaes"}  # sampler → package that an extra of the same name brings
+NEEDS = {  # sampler → modules, and the extra that brings them
+    "cmaes": (("cmaes",), "cmaes"),
+    **{name: (("keras_tuner", "six"), ENGINE) for name in ORACLES},
+}
 
 
 def check_sampler(name: str, space: Space | None = None) -> None:
@@ -237,14 +242,36 @@ def check_sampler(name: str, space: Space | None = None) -> None:
 
     space: what it is to draw from; SpaceError where a grid of it has no end, or too many configs.
     """
-    if name not in SAMPLERS:
-        raise UsageError(*unknown("sampler", name, SAMPLERS))
-    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
-        raise UsageError(f"the sampler {name} needs the package {NEEDS[name]}", f"pip install 'autofash[{name}]'")
+    if name not in (*SAMPLERS, *ORACLES):
+        raise UsageError(*unknown("sampler", name, (*SAMPLERS, *ORACLES)))
+    modules, extra = NEEDS.get(name, ((), ""))
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UsageError(f"the sampler {name} needs the package {missing[0]}", f"pip install 'autofash[{extra}]'")
     if name == "grid" and space is not None:
         next(space.grid())
         if space.few_configs(LARGEST_GRID) is None:
             raise SpaceError(f"its grid has more than {LARGEST_GRID:,} configs", "--sampler qmc", where=space.name)
+
+
+def sampler_of(engine: str | None, name: str | None, before: str | None) -> str | None:
+    """The sampler's name in the ledger, of what was asked for: "bayesian" of the engine keras-tuner is "kt-bayesian".
+
+    before: the study's own, which stays where nothing else is asked for; None where the study is new, or there is none yet.
+    Returns None where it is left to the default. Raises UsageError with what there is.
+    """
+    if engine is None:
+        return name or before
+    if engine not in (OPTUNA, ENGINE):
+        raise UsageError(*unknown("engine", engine, (OPTUNA, ENGINE)))
+    own: Sequence[str] = ORACLES if engine == ENGINE else tuple(SAMPLERS)
+    if name is None:
+        return before if before in own else BAYESIAN if engine == ENGINE else None
+    found = f"{PREFIX}{name}" if f"{PREFIX}{name}" in own else name
+    if found not in own:
+        there = ", ".join(sampler.removeprefix(PREFIX) for sampler in own)
+        raise UsageError(f"the engine {engine} has no sampler {brief(name)}", f"--sampler with one of {there}")
+    return found
 
 
 def make_sampler(name: str, space: Space, *, seed: int, trial_seed: int) -> BaseSampler:

@@ -26,6 +26,9 @@ class Underway:
     rung: int | None = None  # where it paused last; None: at none yet
     waited: bool = False  # it paused at a rung, or was put off before its first
     leads: bool = False  # it is trained to its end, whatever its rungs say
+    until: int = 0  # epoch after which it ends and keeps its state; 0: it ends after `epochs`
+    continues: int | None = None  # the trial whose training it goes on with
+    seconds_before: float = 0.0  # of that training, by its reports
     seconds: float = 0.0  # of its processes that have ended
     work: float | None = None  # of one image's forward pass, multiply-adds
     drawing: optuna.Trial | None = None  # the same trial, with the sampler that it was begun with

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -32,9 +34,10 @@ from autofash.records import (
 from autofash.space import NamedConfig, Param
 from autofash.study.ledger import as_json, ledger_errors, noted_config, reports_of, understood
 from autofash.study.opening import OpenedStudy
+from autofash.study.oracles import HYPERBAND, first_attempt
 from autofash.study.proposals import QUEUE, Proposals, epochs_of
 from autofash.study.pruners import check_pruner, make_pruning
-from autofash.study.samplers import check_sampler, key_of, suggest_one
+from autofash.study.samplers import check_sampler, key_of
 from autofash.study.underway import Situation, Underway
 
 MOST_REPEATS = 20  # in a row, of a hypermodel; it has nothing new to offer then
@@ -52,7 +55,8 @@ class Asked:
     epochs: int  # most that it trains: the study's, or the config's own where they are fewer
     origin: str
     early: int  # training images before its early look; 0 for none
-    reports: tuple[EpochReport, ...]  # what it said before it paused
+    reports: tuple[EpochReport, ...]  # what it, or the trial that it continues, said before
+    until: int = 0  # epoch after which it ends and keeps its state; 0: it ends after `epochs`
 
 
 class StudyWriter:
@@ -78,7 +82,9 @@ class StudyWriter:
         if settings.sampler != QUEUE:
             check_sampler(settings.sampler)
         check_pruner(settings.pruner)
+        self._held = ExitStack()
         self._opened = OpenedStudy(name, storage, settings, target)
+        self._held.callback(self._opened.close)
         self.folder, self.read = self._opened.folder, self._opened.read
         self._study, self._storage = self._opened.study, self._opened.storage
         with ledger_errors(storage), understood(storage):
@@ -95,7 +101,9 @@ class StudyWriter:
                 self.ends_at: float | None = None  # monotonic: when this search's budget ends; its loop knows
                 self.memory: float = math.inf  # bytes that a trial may fill; its loop knows
                 self._finished: dict[str, int] = {}
-                self._proposals = Proposals(self._study, self._storage, self.read.space, settings)
+                self._proposals = Proposals(self._study, self._storage, self.read.space, settings, self.folder)
+                self._held.callback(self._proposals.close)
+                self._kept: set[int] = set()  # trials that have ended, and whose checkpoints another may continue from
                 self._count: Counter[TrialState] = Counter()
                 left = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
                 if left:
@@ -109,6 +117,8 @@ class StudyWriter:
                         self._proposals.add_starters(starters)
                 self._recall()
                 self._remove_checkpoints()
+                if not self._nothing_to_begin():
+                    self._proposals.start()
             except BaseException:
                 self.close()
                 raise
@@ -130,8 +140,8 @@ class StudyWriter:
     def ask(self) -> Asked | None:
         """The next trial to run: one that has earned to be continued, one that is queued, else what the sampler proposes.
 
-        None when there is nothing to run now: all are begun, or the space has nothing left. A config that was finished, runs
-        or is paused is not run again.
+        None when there is nothing to run now: all are begun, or the space has nothing left, or an oracle waits (`waits`). A
+        config that was finished, runs or is paused is not run again, but for one whose training a trial continues.
         """
         with ledger_errors(self.read.storage):
             due = self._due()
@@ -142,8 +152,9 @@ class StudyWriter:
                 begun = self._proposals.next(paused, self._twin)
                 if begun is not None:
                     self._open[begun.trial.number] = begun
+                    self._take_over(begun)
                     return self._asked(begun)
-                self._exhausted = True
+                self._exhausted = not self.waits
                 due = self._due()
             return self._continued(due) if due is not None else None
 
@@ -159,9 +170,20 @@ class StudyWriter:
             if space is not self.read.space:
                 self.read.space = self._proposals.space = space
                 self._study.set_user_attr("seen", as_json(space.table()["params"]))
-            value = suggest_one(running.drawing or running.trial, said.name, param)
+            value = self._proposals.suggest(running, said.name, param)
         running.config = {**running.config, said.name: value}
         return Verdict.suggest(value)
+
+    @property
+    def waits(self) -> bool:
+        """Whether `ask`, which had nothing, may have something later: an oracle starts, or thinks, or wants trials' results."""
+        said = self._proposals.said
+        return not self._nothing_to_begin() and (said.later or (said.idle and bool(self._open)))
+
+    @property
+    def starting_seconds(self) -> float:
+        """Since when an oracle's process starts, which takes as long as its imports; 0 where none does."""
+        return self._proposals.oracle.starting_seconds if self._proposals.oracle is not None else 0.0
 
     def built(self, said: ModelBuilt) -> Verdict:
         """Note how dear a trial is; stop it where its model does not fit into memory or is another trial's, and put it off where
@@ -186,7 +208,8 @@ class StudyWriter:
         running = self._open[report.trial]
         # One that went back to an earlier checkpoint says again what it said before.
         if all(before.epoch != report.epoch for before in running.reports):
-            running.reports.append(replace(report, seconds=report.seconds + running.seconds))
+            seconds = report.seconds + running.seconds + running.seconds_before
+            running.reports.append(replace(report, seconds=seconds))
         if repeats := self._settled(running):
             return repeats
         if not math.isfinite(report.objective):
@@ -279,7 +302,7 @@ class StudyWriter:
 
     def close(self) -> None:
         """Let others write."""
-        self._opened.close()
+        self._held.close()
 
     def _recall(self) -> None:
         """What earlier searches of this study have shown: its finished configs, its rungs, and what trials cost."""
@@ -300,7 +323,22 @@ class StudyWriter:
             origin=running.origin,
             early=self._pruning.early,
             reports=tuple(running.reports),
+            until=running.until,
         )
+
+    def _take_over(self, begun: Underway) -> None:
+        """Give a trial the checkpoint of the one that it continues, and remove those that nobody will want any more."""
+        if begun.continues is not None:
+            place = self.checkpoint(begun.trial.number)
+            shutil.rmtree(place, ignore_errors=True)
+            with suppress(FileNotFoundError):  # then it trains from the beginning by itself
+                shutil.copytree(self.checkpoint(begun.continues), place, copy_function=_link)
+        wanted = self._proposals.said.keep
+        if self._kept and wanted is not None:
+            trials = self._study.get_trials(deepcopy=False)
+            for number in [n for n in self._kept if first_attempt(trials[n], trials) not in wanted]:
+                self._kept.discard(number)
+                shutil.rmtree(self.checkpoint(number), ignore_errors=True)
 
     def _due(self) -> int | None:
         """The paused trial that is to be continued now."""
@@ -372,7 +410,13 @@ class StudyWriter:
         """What follows once a trial's end is in the ledger."""
         self._count[state] += 1
         self._exhausted = self._exhausted and state is not TrialState.FAIL  # its retry may be queued
-        shutil.rmtree(self.checkpoint(running.trial.number), ignore_errors=True)
+        if running.until and state is TrialState.COMPLETE:
+            self._kept.add(running.trial.number)
+        else:
+            shutil.rmtree(self.checkpoint(running.trial.number), ignore_errors=True)
+        if running.continues is not None and state is TrialState.COMPLETE:
+            self._kept.discard(running.continues)
+            shutil.rmtree(self.checkpoint(running.continues), ignore_errors=True)
         record = self.read.record(self._frozen(running))
         if record.finished:
             self._finished[key_of(record.config)] = record.number
@@ -383,9 +427,12 @@ class StudyWriter:
         return self.folder / "trials" / str(number) / "checkpoint"
 
     def _remove_checkpoints(self) -> None:
-        """Those of trials that have ended: a kill may have come between the end and this."""
+        """Those of trials that have ended, and that none can continue: a kill may have come between the end and this."""
+        if self._settings.sampler == HYPERBAND:
+            trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            self._kept = {trial.number for trial in trials if "until" in trial.user_attrs}
         for place in (self.folder / "trials").glob("*/checkpoint"):
-            if place.parent.name.isdigit() and int(place.parent.name) not in self._paused:
+            if place.parent.name.isdigit() and int(place.parent.name) not in {*self._paused, *self._kept}:
                 shutil.rmtree(place, ignore_errors=True)
 
     def _frozen(self, running: Underway) -> FrozenTrial:
@@ -453,6 +500,14 @@ class StudyWriter:
             seconds=float(noted["seconds"]),
             work=noted["work"],
         )
+
+
+def _link(source: str, place: str) -> None:
+    """A second name for a file that nobody changes in place; a copy, where the file system has no such names."""
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copy2(source, place)
 
 
 def _now() -> str:
