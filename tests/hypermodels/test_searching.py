@@ -47,6 +47,24 @@ def test_every_sampler_searches_parameters_that_it_did_not_know_of(sampler: str)
     assert len({tuple(trial.config.items()) for trial in finished}) == 12
 
 
+@pytest.mark.usefixtures("lent")
+@pytest.mark.parametrize("sampler", ["random", "bayesian", "hyperband"])
+def test_kerastuners_oracles_propose_parameters_once_they_have_shown_themselves(sampler: str) -> None:
+    study, _ = search(engine="keras-tuner", sampler=sampler, trials=14, epochs=4, workers=2)
+    finished = [trial for trial in study.trials() if trial.finished]
+    assert len(finished) == 14
+    for trial in finished:
+        assert 1e-4 <= trial.config["learning_rate"] <= 1e-1
+        assert ("filters" in trial.config) == (trial.config["kind"] == "cnn")
+    rates = sorted(trial.config["learning_rate"] for trial in finished if trial.continues is None)
+    assert len(set(rates)) == len(rates)
+    continued = [trial for trial in finished if trial.continues is not None]
+    assert bool(continued) == (sampler == "hyperband")
+    for trial in continued:
+        before = study.trial(trial.continues)
+        assert before.config == trial.config and trial.curve[: len(before.curve)] == before.curve
+
+
 def test_the_space_of_a_study_is_what_its_trials_have_shown() -> None:
     study, _ = search(trials=12)
     seen = load_study(study.name).space
