@@ -341,8 +341,8 @@ def _drawn_from(entry: _Entry) -> Param | None:
             step, log = config.step or 1, config.sampling == "log"
             if config.sampling in ("log", "reverse_log") or step < 1:
                 step = 1
-            high = config.max_value - (config.max_value - config.min_value) % step
-            return IntParam(low=config.min_value, high=high, step=step, log=log)
+            over = (config.max_value - config.min_value) % step
+            return IntParam(low=config.min_value, high=config.max_value - over, step=step, log=log)
         case _Float(config=config):
             low, high = config.min_value, config.max_value
             if config.sampling in ("log", "reverse_log") or not config.step or not math.isfinite(high - low):

@@ -1,5 +1,6 @@
 """KerasTuner's projects: written by KerasTuner itself in a process of its own, or by hand in its format."""
 
+import copy
 import json
 import os
 import subprocess
@@ -78,7 +79,7 @@ def trial(
     return {
         "trial_id": f"{number:04}",
         "hyperparameters": {
-            "space": space if space is not None else [RATE, UNITS],
+            "space": copy.deepcopy(space if space is not None else [RATE, UNITS]),
             "values": {"rate": 0.001 * (number + 1), "units": 16} if values is None else values,
         },
         "metrics": {"metrics": told},

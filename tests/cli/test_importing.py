@@ -111,7 +111,7 @@ def test_a_search_that_is_cut_short_where_it_learns_has_learnt_all_or_nothing(fo
     command = ["search", "--dataset", "digits", "--space", "mine.toml", "--study", "new", "--warm-start", "old"]
     for passage in (1, 2):
         killed = subprocess.run(
-            [sys.executable, "-m", "autofash", *command, "--trials", "5"],
+            [sys.executable, "-m", "autofash", *command, "--trials", "5", "--epochs", "2"],
             env={**os.environ, "AUTOFASH_FAILPOINT": f"attrs:kill:{passage}"},
             capture_output=True,
             check=False,
