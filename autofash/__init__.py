@@ -41,6 +41,8 @@ from autofash.errors import (
 
 if TYPE_CHECKING:
     from autofash import records as records
+    from autofash.importing import Imported as Imported
+    from autofash.importing import import_keras_tuner as import_keras_tuner
     from autofash.loop import Listener
     from autofash.predict import LoadedModel as LoadedModel
     from autofash.predict import load_model as load_model
@@ -64,6 +66,7 @@ __all__ = [
     "DataMissing",
     "EpochReport",
     "FittedModel",
+    "Imported",
     "InfeasibleConfig",
     "Interrupted",
     "LedgerError",
@@ -85,6 +88,7 @@ __all__ = [
     "UsageError",
     "confirm",
     "errors",
+    "import_keras_tuner",
     "list_studies",
     "load_model",
     "load_space",
@@ -98,6 +102,7 @@ _ELSEWHERE = {
     "Confirmed": "study",
     "EpochReport": "records",
     "FittedModel": "records",
+    "Imported": "importing",
     "LoadedModel": "predict",
     "Space": "space",
     "State": "records",
@@ -105,6 +110,7 @@ _ELSEWHERE = {
     "StudySettings": "records",
     "StudySummary": "records",
     "TrialRecord": "records",
+    "import_keras_tuner": "importing",
     "list_studies": "study",
     "load_model": "predict",
     "load_space": "space",
@@ -115,6 +121,9 @@ _ELSEWHERE = {
 def search(
     space: str | Path | Space | None = None,
     *,
+    hypermodel: str | None = None,
+    pixels: str | None = None,
+    flat: bool | None = None,
     dataset: str | None = None,
     data_dir: str | Path | None = None,
     study: str | None = None,
@@ -133,16 +142,20 @@ def search(
     patience_seconds: float | None = None,
     storage: str | None = None,
     starters: bool | None = None,
+    warm_start: str | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Study:
     """Search a space for the best config, in as many processes as the machine has room for; called again, it resumes.
 
-    space: name, file or Space; default cnn. dataset: fashion_mnist, mnist, cifar10 or digits; default the first where it is
+    space: name, file or Space; default cnn. hypermodel: your own code instead, "FILE.py:NAME" or "package.module:NAME", a
+    KerasTuner build(hp) or HyperModel, or an Optuna-style define(trial) -> keras.Model; fed with pixels "raw", "unit" (default)
+    or "standardized", flat or not. dataset: fashion_mnist, mnist, cifar10 or digits; default the first where it is
     found or can be fetched, else digits. trials: finished ones in all, default 50; more: raises that total.
     budget_seconds: wall clock. target: objective at which to stop, a fraction. epochs: most of each trial. engine: optuna or
     keras-tuner. sampler: tpe, random, grid, qmc, cmaes; of keras-tuner bayesian, random, hyperband, grid. pruner: asha,
     hyperband, median, none. objective: accuracy or macro_f1. patience_seconds: a trial that says nothing for so long is given up,
-    default an hour. storage: database URL, default sqlite:///studies/studies.db. listeners: called with every event of it.
+    default an hour. storage: database URL, default sqlite:///studies/studies.db. warm_start: another study of the storage, whose
+    trials the sampler learns from; the best three of them run first. listeners: called with every event of the search.
 
     Raises UsageError, SpaceError, DataError, StudyError, NoTrial when nothing was completed, Interrupted upon Ctrl-C.
     """
@@ -152,6 +165,9 @@ def search(
 
     request = SearchRequest(
         space=str(space) if isinstance(space, Path) else space,
+        hypermodel=hypermodel,
+        pixels=pixels,
+        flat=flat,
         dataset=dataset,
         data_dir=Path(data_dir) if data_dir is not None else None,
         study=study,
@@ -170,6 +186,7 @@ def search(
         patience_seconds=patience_seconds,
         storage=storage or DEFAULT_STORAGE,
         starters=starters,
+        warm_start=warm_start,
     )
     return loop.search(request, listeners)
 

@@ -12,7 +12,7 @@ from autofash.errors import UsageError
 from autofash.executors import Executor
 from autofash.loop import Listener, conduct, outlasting
 from autofash.records import Rerun
-from autofash.request import Progress, SearchRequest
+from autofash.request import Progress, SearchRequest, task_of
 from autofash.study import Confirmed, Study, StudyWriter, check_searched, confirmed, leaders
 from autofash.study.ledger import confirmation_name
 from autofash.study.proposals import QUEUE, seed_of
@@ -28,7 +28,7 @@ def confirm(
     workers: int | None = None,
     data_dir: Path | None = None,
     listeners: Sequence[Listener] = (),
-    task: str = "autofash.training:run_trial",
+    task: str | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> list[Confirmed]:
@@ -43,7 +43,7 @@ def confirm(
         raise UsageError(f"{top} configs over {seeds} seeds cannot be confirmed", "--confirm 3 --seeds 3")
     check_searched(study)
     study.best()  # raises NoTrial
-    settings = replace(study.settings, sampler=QUEUE, pruner="none", starters=False)
+    settings = replace(study.settings, space_table=study.space.table(), sampler=QUEUE, pruner="none", starters=False)
     prepared = data.prepare_for(settings, data.locate(settings.dataset, data_dir, progress))
     best = leaders(study)[:top]
     runs = [
@@ -57,7 +57,16 @@ def confirm(
     def attempt(left: SearchRequest) -> Study:
         with closing(StudyWriter(confirmation_name(study.name), study.storage, settings, target=None)) as writer:
             writer.queue(runs)
-            return conduct(writer, left, settings, prepared, listeners, task=task, executor=executor, again=again)
+            return conduct(
+                writer,
+                left,
+                settings,
+                prepared,
+                listeners,
+                task=task or task_of(settings),
+                executor=executor,
+                again=again,
+            )
 
     if executor:
         attempt(request)

@@ -25,14 +25,16 @@ from autofash.records import (
     Started,
     State,
     StudySettings,
+    Suggest,
     TrialRecord,
     TrialSpec,
 )
-from autofash.request import Progress, SearchRequest, settle, total
-from autofash.space import load_starters
+from autofash.request import Progress, SearchRequest, settle, task_of, total
+from autofash.space import load_starters, source_digest
 from autofash.study import Study, StudyWriter
 from autofash.study.ledger import study_names
 from autofash.study.proposals import QUEUE
+from autofash.study.warm import warm_start
 from autofash.study.writer import Asked
 
 MOST_FAILURES = 10  # in a row
@@ -120,24 +122,35 @@ def search(
     request: SearchRequest,
     listeners: Sequence[Listener] = (),
     *,
-    task: str = "autofash.training:run_trial",
+    task: str | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Study:
     """Run, or resume, the search that the request describes; see `autofash.search` for the settings.
 
-    task: module:function that trains a trial; a name, because this process never imports Keras.
+    task: module:function that trains a trial; a name, because this process never imports Keras; default the family's.
     executor: where trials run; default processes with the task's module loaded. progress: told of a download.
     Raises AutofashError: SpaceError, DataError, StudyError, NoTrial, ResourceError, Interrupted.
     """
     settings, name, prepared = settle(request, progress)
     starters, target = load_starters() if settings.starters else (), total(request, name)
+    learnt = warm_start(request.warm_start, name, request.storage, settings) if request.warm_start is not None else None
 
     def attempt(left: SearchRequest) -> Study:
         with closing(
-            StudyWriter(name, request.storage, settings, target=target, images=prepared.train, starters=starters)
+            StudyWriter(
+                name,
+                request.storage,
+                settings,
+                target=target,
+                images=prepared.train,
+                starters=starters,
+                learnt=learnt,
+            )
         ) as writer:
-            return conduct(writer, left, settings, prepared, listeners, task=task, executor=executor)
+            return conduct(
+                writer, left, settings, prepared, listeners, task=task or task_of(settings), executor=executor
+            )
 
     return attempt(request) if executor else outlasting(attempt, request)
 
@@ -194,8 +207,11 @@ def conduct(
     """
     plan = hardware.plan(request.workers)
     began, joules = time.monotonic(), hardware.energy_joules()
+    writer.read.warn_if_model_changed()
+    own = writer.read.space.hypermodel
     run = writer.note_run(
         {
+            **({"model_sha256": source_digest(own)} if own else {}),
             "sampler": settings.sampler,
             "pruner": settings.pruner,
             "plan": plan.why,
@@ -307,6 +323,8 @@ class _Search:
                 match event:
                     case Started():
                         self._tell(event)
+                    case Suggest():
+                        executor.reply(event.trial, self._writer.suggest(event))
                     case ModelBuilt():
                         executor.reply(event.trial, self._writer.built(event))
                     case EpochReport():
@@ -371,7 +389,7 @@ class _Search:
             self._failures.clear()
             self._tell(TrialPaused(record, self._finished, self._writer.target))
             return
-        if not record.finished and outcome.ending is not Ending.LOST:
+        if not record.finished and record.repeats is None and outcome.ending is not Ending.LOST:
             self._failures.append(record.why)
         self._ended(record)
 

@@ -48,12 +48,22 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Suggest:
+    """What a trial asks while a user's own code builds its model: a value for a parameter that shows itself only then."""
+
+    trial: int
+    name: str
+    param: Mapping[str, Any]  # as a space's file has it: {"type": "int", "low": 1, "high": 3 …}
+
+
+@dataclass(frozen=True, slots=True)
 class ModelBuilt:
     """What a trial says before it trains: how large its model is, and how dear."""
 
     trial: int
     parameters: int
     work: float  # of one image's forward pass, in multiply-adds; see autofash.training.work_of
+    settled: bool = True  # whether its config is whole: a user's own way to train may still ask for parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +91,21 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to a report; a stop and a pause always say why."""
+    """The answer to what a trial says; a stop and a pause always say why, and a suggestion brings its value."""
 
     action: Action
     why: str = ""
+    value: Value | None = None
 
     @classmethod
     def go(cls) -> Verdict:
         """Train on."""
         return cls(Action.GO)
+
+    @classmethod
+    def suggest(cls, value: Value) -> Verdict:
+        """Build on, with this value."""
+        return cls(Action.GO, value=value)
 
     @classmethod
     def stop(cls, why: str) -> Verdict:
@@ -132,7 +148,7 @@ class Rerun:
     origin: str  # where it comes from, in words
 
 
-Said = ModelBuilt | EpochReport  # what waits for a verdict
+Said = Suggest | ModelBuilt | EpochReport  # what waits for a verdict
 Report = Callable[[Said], Verdict]
 Task = Callable[[TrialSpec, Report], Mapping[str, Any]]
 
@@ -166,6 +182,7 @@ class TrialRecord:
     ended: datetime | None = None  # wall clock; None while it runs or waits
     early: EpochReport | None = None  # its early look, where it had one
     continues: int | None = None  # the trial whose training it goes on with, and whose epochs come first in its curve
+    repeats: int | None = None  # the trial that has its config; it was given up, and counts for nothing
 
     @property
     def finished(self) -> bool:

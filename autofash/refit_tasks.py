@@ -19,6 +19,7 @@ from autofash.manifest import GALLERY, MODEL, PREDICTIONS
 from autofash.models.ensembles import averaged
 from autofash.records import Report, TrialSpec
 from autofash.runtimes import open_keras
+from autofash.space import HYPERMODEL
 
 LARGEST_DRIFT = 1e-4  # of a probability between the model in memory and the reloaded file, both float32 on one machine
 COMPARED = 1000  # validation images
@@ -34,24 +35,20 @@ def fit_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     shape, classes = images.shape[1:], len(found.classes)
     file = Path(spec.options["file"])
     checkpoint = file.with_suffix(".checkpoint")
-    model = training.compiled(spec, shape, classes, len(images))
-    epochs = int(spec.options["epochs"])
-    training.fit(
-        model,
-        spec,
-        images,
-        labels,
-        None,
-        classes,
-        report,
-        epochs=epochs,
-        checkpoint=Checkpoint(checkpoint),
-        keep_each_epoch=True,
-    )
-    # Whatever precision it was trained in, float32 is what is saved, tested and shipped.
-    keras.config.set_dtype_policy("float32")
-    final = models.build(spec.config, shape, classes)
-    final.set_weights(model.get_weights())
+    epochs, kept = int(spec.options["epochs"]), Checkpoint(checkpoint)
+    if spec.config["family"] == HYPERMODEL:
+        from autofash import hypermodels
+
+        final = hypermodels.refitted(spec, images, labels, classes, report, epochs=epochs, checkpoint=kept)
+    else:
+        model = training.compiled(spec, shape, classes, len(images))
+        training.fit(
+            model, spec, images, labels, None, classes, report, epochs=epochs, checkpoint=kept, keep_each_epoch=True
+        )
+        # Whatever precision it was trained in, float32 is what is saved, tested and shipped.
+        keras.config.set_dtype_policy("float32")
+        final = models.build(spec.config, shape, classes)
+        final.set_weights(model.get_weights())
     _save(final, file)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return {}

@@ -73,6 +73,7 @@ def refit(
         saved, damage = _saved(folder, recipe)
         if saved is not None:
             return saved
+        study.warn_if_model_changed()
         runner = executor or ProcessExecutor("autofash.training", log=study.folder / "server.log")
         try:
             work = _Refit(study, members, tta, recipe, runner, watch or (lambda *_: None))

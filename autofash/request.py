@@ -10,8 +10,8 @@ from typing import Any
 from autofash import data, hardware
 from autofash.errors import Problem, UsageError, unknown
 from autofash.records import StudySettings
-from autofash.space import Space, load_space
-from autofash.study import Study
+from autofash.space import HYPERMODEL, Hypermodel, Space, check_searchable, hypermodel_space, load_space
+from autofash.study import Study, check_searched
 from autofash.study.ledger import DEFAULT_STORAGE, check_name, fitting_name, study_names
 from autofash.study.oracles import HYPERBAND
 from autofash.study.pruners import check_pruner
@@ -27,6 +27,9 @@ class SearchRequest:
     """What a user asks of a search; None leaves it to the study, or to the default where the study is new."""
 
     space: str | Space | None = None  # default cnn
+    hypermodel: str | None = None  # a user's own code instead: FILE.py:NAME or package.module:NAME
+    pixels: str | None = None  # as its author feeds them; default unit
+    flat: bool | None = None  # images as (pixels,); default no
     dataset: str | None = None  # default Fashion-MNIST, else digits
     data_dir: Path | None = None
     study: str | None = None  # default <dataset>-<space>
@@ -45,6 +48,7 @@ class SearchRequest:
     objective: str | None = None  # default accuracy
     patience_seconds: float | None = None  # a trial that says nothing for so long hangs, and fails; default an hour
     storage: str = DEFAULT_STORAGE
+    warm_start: str | None = None  # a study of the same storage whose trials the sampler learns from
     starters: bool | None = None  # begin with the known-good configs; default yes
 
 
@@ -62,15 +66,22 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
     """The request with every gap filled: from the study where there is one, else from the defaults."""
     _check(request)
     known = study_names(request.storage)
-    before = (
-        Study(request.study, request.storage).settings if request.study in known and not request.new_study else None
-    )
+    before = _begun(request.study, request.storage) if request.study in known and not request.new_study else None
 
-    if request.space is None and before is not None:
+    if request.hypermodel is not None:
+        known_as = Study(str(request.study), request.storage).space.hypermodel if before else None
+        default = known_as or Hypermodel(request.hypermodel)
+        space = hypermodel_space(
+            request.hypermodel,
+            request.pixels if request.pixels is not None else default.pixels,
+            request.flat if request.flat is not None else default.flat,
+        )
+    elif request.space is None and before is not None:
         space = Study(str(request.study), request.storage).space
     else:
         wanted = request.space if request.space is not None else DEFAULTS["space"]
         space = wanted if isinstance(wanted, Space) else load_space(str(wanted))
+        check_searchable(space)
     dataset, folder, substituted = data.choose(
         request.dataset or (before.dataset if before else None), request.data_dir, progress
     )
@@ -79,7 +90,7 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
     if request.new_study:
         name = next(free for free in _names(name) if free not in known)
     elif before is None and name in known:
-        before = Study(name, request.storage).settings
+        before = _begun(name, request.storage)
 
     def filled(setting: str) -> object:
         asked = getattr(request, setting)
@@ -102,8 +113,8 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
         dataset=dataset,
         data_fingerprint=prepared.fingerprint,
         space=space.name,
-        space_table=space.table(),
-        space_fingerprint=space.fingerprint,
+        space_table=space.declared.table(),
+        space_fingerprint=space.declared.fingerprint,
         sampler=sampler,
         pruner=pruner,
         objective=str(filled("objective")),
@@ -114,6 +125,20 @@ def settle(request: SearchRequest, progress: Progress | None) -> tuple[StudySett
         substituted=substituted,
     )
     return settings, name, prepared
+
+
+def _begun(name: str | None, storage: str) -> StudySettings:
+    """The settings of a study that is to go on. Raises UsageError where it is another program's."""
+    found = Study(str(name), storage)
+    if found.imported:
+        check_searched(found)
+    return found.settings
+
+
+def task_of(settings: StudySettings) -> str:
+    """The task, module:function, that trains a trial of the study."""
+    own = settings.space_table["family"] == HYPERMODEL
+    return "autofash.hypermodels:run_trial" if own else "autofash.training:run_trial"
 
 
 def _check(request: SearchRequest) -> None:
@@ -138,6 +163,12 @@ def _check(request: SearchRequest) -> None:
         problems.append(Problem(f"--target {request.target:g} is no fraction", "--target 0.93"))
     if request.patience_seconds is not None and request.patience_seconds <= 0:
         problems.append(Problem(f"--patience {request.patience_seconds:g}s is not above 0", "--patience 1h"))
+    if request.space is not None and request.hypermodel is not None:
+        problems.append(Problem("--space and --hypermodel exclude each other", "one of them"))
+    if (request.pixels is not None or request.flat is not None) and request.hypermodel is None:
+        problems.append(
+            Problem("--pixels and --flat say how a hypermodel is fed", "--hypermodel FILE.py:NAME beside them")
+        )
     if request.trials is not None and request.more is not None:
         problems.append(Problem("--trials and --more exclude each other", "one of them"))
     if problems:

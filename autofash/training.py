@@ -19,6 +19,7 @@ from autofash.data.batches import Batches
 from autofash.errors import InfeasibleConfig
 from autofash.models.fused import fuse_normalization
 from autofash.records import Action, Config, EpochReport, ModelBuilt, Report, TrialSpec
+from autofash.space import HYPERMODEL
 
 Array = np.ndarray
 EARLY_SHARE = 4  # an early look takes in every fourth validation image: a look may not cost more than the rung
@@ -68,7 +69,8 @@ def take_resources(spec: TrialSpec) -> None:
         import torch
 
         torch.set_num_threads(spec.threads)
-    keras.config.set_dtype_policy(spec.precision)
+    # The author of a model of their own knows of no other precision.
+    keras.config.set_dtype_policy("float32" if spec.config.get("family") == HYPERMODEL else spec.precision)
     keras.utils.set_random_seed(spec.seed)
 
 

@@ -280,7 +280,14 @@ def feed(parser: Parser, folder: Path, count: int, seed: int, *, guided: bool) -
             (corpus / f"seed-{number}").write_bytes(content)
         quoted = ("".join(f"\\x{byte:02x}" for byte in word[:60]) for word in parser.words)
         words.write_text("".join(f'"{word}"\n' for word in quoted))
-    options = ["-max_len=65536", "-timeout=0", "-rss_limit_mb=0", "-verbosity=0", f"-artifact_prefix={folder}/"]
+    # atheris takes a timeout of 0 for a limit: an input that decoded for a second, watched as it is, counted as a crash.
+    options = [
+        "-max_len=65536",
+        f"-timeout={STALL_SECONDS:.0f}",
+        "-rss_limit_mb=0",
+        "-verbosity=0",
+        f"-artifact_prefix={folder}/",
+    ]
     # Another seed after a crash, so that it is not met again at once.
     options.append(f"-seed={1 + seed * 1000 + counts['inputs'] % 997}")
     if parser.words:  # libFuzzer refuses an empty dictionary

@@ -459,6 +459,57 @@ def _read_manifest(path: Path) -> object:
     return manifest.verify(path.parent, found.manifest)
 
 
+def _tuner_seeds() -> Sequence[bytes]:
+    """Trials as KerasTuner keeps them: of every kind of hyperparameter, of Hyperband, and one that failed."""
+    space = [
+        ("Int", {"min_value": 8, "max_value": 32, "step": 8, "sampling": "linear", "default": None}, 16),
+        ("Float", {"min_value": 1e-4, "max_value": 0.1, "step": None, "sampling": "log", "default": 1e-4}, 0.01),
+        ("Float", {"min_value": 0.1, "max_value": 0.5, "step": 0.1, "sampling": "linear", "default": 0.1}, 0.3),
+        ("Choice", {"values": ["relu", "tanh"], "ordered": False, "default": "relu"}, "tanh"),
+        ("Boolean", {"default": False}, True),
+        ("Fixed", {"value": 7}, 7),
+    ]
+    parent = {"class_name": "Parent", "config": {"name": "h3", "values": ["tanh"]}}
+    hyperparameters = {
+        "space": [
+            {"class_name": kind, "config": {"name": f"h{n}", "conditions": [parent] if n == 5 else [], **config}}
+            for n, (kind, config, _) in enumerate(space)
+        ],
+        "values": {f"h{n}": value for n, (_, _, value) in enumerate(space)},
+    }
+    metrics = {
+        name: {"direction": direction, "observations": [{"value": [0.5, 0.25], "step": step} for step in range(3)]}
+        for name, direction in (("val_accuracy", "max"), ("val_loss", "min"))
+    }
+    whole = {
+        "trial_id": "0003",
+        "hyperparameters": hyperparameters,
+        "metrics": {"metrics": metrics},
+        "score": 0.375,
+        "best_step": 0,
+        "status": "COMPLETED",
+        "message": None,
+    }
+    tuner = {
+        "tuner/epochs": 3,
+        "tuner/initial_epoch": 1,
+        "tuner/bracket": 1,
+        "tuner/round": 1,
+        "tuner/trial_id": "0002",
+    }
+    promoted = {**hyperparameters, "values": {**hyperparameters["values"], **tuner}}
+    failed = {**whole, "metrics": {"metrics": {}}, "score": None, "status": "FAILED", "message": "Traceback\nNo: no\n"}
+    return [AS_IT_IS + json.dumps(told).encode() for told in (whole, {**whole, "hyperparameters": promoted}, failed)]
+
+
+def _read_tuner(path: Path) -> object:
+    from autofash.keras_tuner_folder import read_trial
+    from autofash.space import IMPORTED, Space
+
+    trial = read_trial(path)
+    return Space(IMPORTED, trial.params), trial
+
+
 @functools.cache
 def _small_ledger() -> bytes:
     """A SQLite ledger of one study with four trials."""
@@ -579,6 +630,24 @@ PARSERS = {
             _manifest_seeds,
             words=(*JSON, b'"files"', b'"shape"'),
             beside=("model.keras", b"model"),
+        ),
+        Parser(
+            "keras-tuner",
+            100_000,
+            "trial.json",
+            _read_tuner,
+            _tuner_seeds,
+            words=(
+                *JSON,
+                b'"Float"',
+                b'"log"',
+                b'"step"',
+                b'"values"',
+                b'"conditions"',
+                b"NaN",
+                b"-Infinity",
+                b'"tuner/',
+            ),
         ),
         Parser("ledger", 5_000, "studies.db", _read_ledger, _ledger_seeds, _in_a_ledger, (*SQLITE, *JSON)),
         Parser("keras", 20_000, "model.keras", _read_keras, _keras_seeds, _in_an_archive, KERAS),

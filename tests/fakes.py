@@ -14,12 +14,13 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autofash import manifest
 from autofash.errors import InfeasibleConfig
-from autofash.records import Action, EpochReport, ModelBuilt, Report, TrialSpec
+from autofash.records import Action, EpochReport, ModelBuilt, Report, Suggest, TrialSpec
 
 ASYMPTOTE = 0.95
 
@@ -264,3 +265,37 @@ def fail_in_colours(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     if spec.trial % 2:
         raise ValueError("<img src=x onerror=alert(1)>\x1b]0;owned\x07\x1b[2J\r& [bold]")
     return learn(spec, report)
+
+
+def ask_and_learn(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Ask for parameters as a user's code does while it builds a model, one of them conditional; then learn."""
+
+    def ask(name: str, **param: Any) -> Any:
+        return spec.config[name] if name in spec.config else report(Suggest(spec.trial, name, param)).value
+
+    rate = ask("learning_rate", type="float", low=1e-4, high=1e-1, log=True)
+    if ask("kind", type="choice", values=["mlp", "cnn"]) == "cnn":
+        ask("filters", type="int", low=8, high=int(os.environ.get("AUTOFASH_FAKE_FILTERS", "32")), step=8)
+    if report(ModelBuilt(spec.trial, parameters=7, work=1e6)).action is Action.GO:
+        return learn(replace(spec, config={**spec.config, "learning_rate": rate}), report)
+    return {}
+
+
+def ask_alike(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Ask for one of two values: the third trial repeats."""
+    report(Suggest(spec.trial, "half", {"type": "bool"}))
+    if report(ModelBuilt(spec.trial, parameters=7, work=1e6)).action is Action.GO:
+        report(report_of(spec, 1, 0.5))
+    return {}
+
+
+def ask_otherwise(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Ask for what `ask_alike` asks for, as another kind of parameter."""
+    report(Suggest(spec.trial, "half", {"type": "int", "low": 0, "high": 1}))
+    return {}
+
+
+def ask_in_vain(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Ask, and break before there is a model."""
+    report(Suggest(spec.trial, "key", {"type": "choice", "values": ["nothing"]}))
+    raise KeyError("nothing")

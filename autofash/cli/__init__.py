@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from autofash import errors, failpoints
-from autofash.cli import baselines, best, dashboard, predict, report, search, show, spaces, studies
+from autofash.cli import baselines, best, dashboard, importing, predict, report, search, show, spaces, studies
 
 app = typer.Typer(
     name="autofash",
@@ -36,6 +36,7 @@ for command in (
     baselines.baselines,
 ):
     app.command()(command)
+app.command("import")(importing.import_folder)
 
 
 def main() -> None:

@@ -58,9 +58,9 @@ def best(
     confirmed, the best is the first of them.
     """
     from autofash.cli import show
-    from autofash.cli.terminal import console, plain, print_json, say
+    from autofash.cli.terminal import console, plain, print_json, say, shown
     from autofash.errors import AutofashError, UsageError
-    from autofash.study import candidates, check_searched, confirmed, load_study
+    from autofash.study import candidates, check_searched, confirmed, load_study, search_from
 
     asked = {"--formats": formats, "--ensemble": ensemble, "--tta": tta or None}
     flags = [flag if value is True else f"{flag} {value}" for flag, value in asked.items() if value is not None]
@@ -70,7 +70,8 @@ def best(
         raise UsageError(f"--seeds {seeds} is of --confirm", f"--confirm 3 --seeds {seeds}")
     wanted = _formats(formats)
     found = load_study(study, storage_url(storage))
-    check_searched(found)
+    if export or confirm is not None or not found.imported:
+        check_searched(found)
     if confirm is not None:
         _confirm(found, confirm, 3 if seeds is None else seeds, data_dir, silent=json)
     sure = confirmed(found)
@@ -83,6 +84,9 @@ def best(
         if sure and trial is None:
             print_confirmed(found, sure)
         show.print_trial(console, found, record)
+        if found.imported:
+            say(f"\n[dim]An imported study holds no models. Search from it:[/]  [bold]{shown(search_from(found))}[/]")
+            return
         again = f" --trial {trial}" if trial is not None else ""
         say(f"\n[dim]Make the final model of it:[/]  [bold]autofash best {found.arguments} --export{again}[/]")
         return

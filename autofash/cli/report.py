@@ -71,7 +71,7 @@ def print_report(facts: Facts, page: Path) -> None:
             Text(percent(leader.value), style="bold green" if leader.rank == 1 else ""),
             f"{100 * low:.1f}–{100 * high:.1f}",
             str(leader.best_epoch),
-            duration(leader.seconds),
+            duration(leader.seconds or None),
             brief(", ".join(f"{name} {value_text(leader.config.get(name))}" for name in telling)),
         )
     console.print(made)
@@ -90,10 +90,11 @@ def print_report(facts: Facts, page: Path) -> None:
                 made.add_row(brief(pair.truth), brief(pair.taken_for), str(pair.images), percent(pair.share))
             console.print(made)
     else:
-        say(f"\nTest it:  [bold]{shown(facts.export_command)}[/]")
+        say(f"\n{'Search from it' if facts.imported else 'Test it'}:  [bold]{shown(facts.export_command)}[/]")
 
     console.print()
     cost = facts.cost
     saved = f"; pruning saved about {duration(cost.saved_seconds)}" if cost.saved_epochs else ""
-    say(f"[dim]{duration(cost.trial_seconds)} of trials{saved}[/]")
+    if not facts.imported:
+        say(f"[dim]{duration(cost.trial_seconds)} of trials{saved}[/]")
     say(f"\nthe report  [bold]{shown(page)}[/]")

@@ -35,6 +35,7 @@ from autofash.records import EpochReport, Started, State, TrialRecord
 from autofash.request import Progress
 from autofash.study import Study
 from autofash.study.ledger import is_confirmation
+from autofash.study.samplers import LEARN
 
 RECENT = 6  # finished trials on the screen
 KILLED = "its process was killed"  # how the reason of such a trial begins
@@ -216,7 +217,8 @@ class PlainLines:
             case TrialEnded(record=record) | TrialPaused(record=record):
                 value = f" {percent(record.value)}" if record.value is not None else ""
                 what = record.why or config_text(record.config)
-                head = f"{event.finished}/{event.target}  trial {record.number} {record.state}{value}"
+                state = record.state if record.repeats is None else "given up"
+                head = f"{event.finished}/{event.target}  trial {record.number} {state}{value}"
                 print(printable(f"{head} in {duration(record.seconds)}: {what}"), flush=True)
             case SearchEnded():
                 print(printable(f"{event.why} ({duration(event.seconds)})"), flush=True)
@@ -275,6 +277,12 @@ def opening_lines(event: SearchBegan) -> list[Text]:
             style="dim",
         )
     )
+    if (learnt := event.study.warm_start) is not None:
+        unknown = ", though on which data they ran is unknown" if learnt["imported"] else ""
+        which = f"{learnt['fit']} of the {learnt['of']} trials of {learnt['study']}{unknown}"
+        learns = "learning from" if settings.sampler in LEARN else f"{settings.sampler} does not learn from"
+        fit = ", as far as they fit what the model asks for" if event.study.space.hypermodel else ""
+        lines.append(Text(f"warm start: {learns} {which}{fit}; the best of them run here first", style="dim"))
     if event.finished or event.requeued:
         again = f", {event.requeued} interrupted ones queued again" if event.requeued else ""
         lines.append(Text(f"resuming: {event.finished} of {event.target} trials are finished{again}", style="dim"))

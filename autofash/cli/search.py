@@ -27,6 +27,14 @@ def search(
         str | None,
         typer.Option(metavar="NAME|FILE", help="What to search; `autofash spaces` lists them.", show_default="cnn"),
     ] = None,
+    hypermodel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.py:NAME",
+            help="Your own build(hp), HyperModel or define(trial) instead of a space.",
+            show_default=False,
+        ),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(help="fashion_mnist, mnist, cifar10 or digits.", show_default="fashion_mnist, or digits offline"),
@@ -75,6 +83,20 @@ def search(
             rich_help_panel=MORE,
         ),
     ] = None,
+    pixels: Annotated[
+        str | None,
+        typer.Option(
+            help="How your own model is fed: raw, unit (0 to 1) or standardized.",
+            show_default="unit",
+            rich_help_panel=MORE,
+        ),
+    ] = None,
+    flat: Annotated[
+        bool | None,
+        typer.Option(
+            "--flat/--no-flat", help="Your own model takes flat images.", show_default="no", rich_help_panel=MORE
+        ),
+    ] = None,
     objective: Annotated[
         str | None, typer.Option(help="accuracy or macro_f1.", show_default="accuracy", rich_help_panel=MORE)
     ] = None,
@@ -84,6 +106,15 @@ def search(
             "--starters/--no-starters",
             help="Begin with the known-good configs.",
             show_default="yes",
+            rich_help_panel=MORE,
+        ),
+    ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STUDY",
+            help="Learn from another study's trials; its best three run first.",
+            show_default=False,
             rich_help_panel=MORE,
         ),
     ] = None,
@@ -112,6 +143,9 @@ def search(
         "trials": trials,
         "budget": budget,
         "space": space,
+        "hypermodel": hypermodel,
+        "pixels": pixels,
+        "flat": flat,
         "dataset": dataset,
         "study": study,
         "workers": workers,
@@ -124,6 +158,7 @@ def search(
         "pruner": pruner,
         "objective": objective,
         "starters": starters,
+        "warm_start": warm_start,
     }
     settings: dict[str, Any] = {**told, **{name: value for name, value in given.items() if value is not None}}
     if trials is None and "trials" in told:

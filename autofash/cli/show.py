@@ -10,7 +10,11 @@ from autofash.cli.options import Json, Storage, StudyArgument, storage_url
 
 ROWS = 100  # of a larger study; to lay out ten thousand takes ten seconds
 
+HINTS = 5  # that are shown beside a study's own trials
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from autofash.records import TrialRecord
@@ -51,6 +55,7 @@ def show(
                 "openings": found.openings,
                 "runs": found.runs,
                 "trials": plain(found.trials()),
+                "hints": plain(found.hints),
             }
         )
     else:
@@ -63,9 +68,12 @@ def print_study(console: Console, study: Study, most: int | None) -> None:
 
     from autofash.cli.terminal import brief, config_text, say, shown, sparkline, state_text, table
     from autofash.figures import duration, percent
+    from autofash.study.imports import source_of
 
     summary, settings = study.summary(), study.settings
     how = f"{shown(settings.space)} on {settings.dataset}, by {settings.sampler} and {settings.pruner}, seed {settings.seed}"
+    if study.imported:
+        how = f"imported from {shown(source_of(study))}, searched there by {settings.sampler} on {settings.dataset}"
     say(f"[bold]{study.name}[/]  {how}")
     paused = f", {summary.paused} paused" if summary.paused else ""
     counts = f"{summary.complete} complete, {summary.pruned} pruned{paused}, {summary.failed} failed"
@@ -92,6 +100,24 @@ def print_study(console: Console, study: Study, most: int | None) -> None:
     left = len(standings) - made.row_count
     if left:
         say(f"\n[dim]and {left:,} more:[/] [bold]autofash show {shown(study.arguments)} --all[/]")
+    hints = study.hints
+    if hints:
+        print_hints(console, hints)
+
+
+def print_hints(console: Console, hints: Sequence[TrialRecord]) -> None:
+    """What the sampler was told of another study's trials, apart from the study's own."""
+    from rich.text import Text
+
+    from autofash.cli.terminal import brief, config_text, sparkline, table
+    from autofash.figures import percent
+
+    more = f", the best {HINTS} of {len(hints)}" if len(hints) > HINTS else ""
+    made = table("there>", "validation>", "curve", "config", title=f"\nlearnt from another study, not run here{more}")
+    for hint in hints[:HINTS]:
+        config = brief(config_text(hint.config, 8), "dim")
+        made.add_row(str(hint.number), percent(hint.value), Text(sparkline(hint.curve), style="cyan"), config)
+    console.print(made)
 
 
 def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
@@ -111,7 +137,8 @@ def print_trial(console: Console, study: Study, record: TrialRecord) -> None:
     )
     goes_on = f"continues trial {record.continues}"
     origin = record.origin if record.continues is None or record.origin == goes_on else f"{record.origin}, {goes_on}"
-    console.print(f"[bold]{study.name}[/] trial {record.number}, {place}, {origin}, {duration(record.seconds)}")
+    time = duration(record.seconds or None)
+    console.print(f"[bold]{study.name}[/] trial {record.number}, {place}, {origin}, {time}")
     console.print(
         f"validation {study.settings.objective.replace('_', ' ')}  [bold green]{percent(record.value)}[/]"
         + (f"  in epoch {record.best_epoch}" if record.best_epoch else "")

@@ -44,6 +44,8 @@ FIRST = (
     "learning_rate",
 )
 
+TOLD_ONCE = ("family", "hypermodel", "pixels", "flat")  # of a user's own code, the same in every trial of its study
+
 
 def say(text: str) -> None:
     """A line with rich's markup, never wrapped: what stands in it may be copied whole."""
@@ -62,7 +64,8 @@ def sparkline(curve: Sequence[float], width: int = 12) -> str:
 
 def config_text(config: Mapping[str, object], most: int | None = None) -> str:
     """A config on one line, the telling parameters first; at most this many."""
-    order = [name for name in FIRST if name in config] + [name for name in config if name not in FIRST]
+    telling = [name for name in config if "hypermodel" not in config or name not in TOLD_ONCE]
+    order = [name for name in FIRST if name in telling] + [name for name in telling if name not in FIRST]
     parts = [
         value_text(config[name]) if name == "family" else f"{name} {value_text(config[name])}" for name in order[:most]
     ]

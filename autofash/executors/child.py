@@ -77,7 +77,7 @@ def _listen(channel: Channel, verdicts: queue.SimpleQueue[Verdict]) -> None:
     """Pass verdicts on; when the coordinator is gone, end this process in the midst of whatever it does."""
     while (messages := channel.wait()) is not None:
         for message in messages:
-            verdicts.put(Verdict(Action(message["action"]), message["why"]))
+            verdicts.put(Verdict(Action(message["action"]), message["why"], message["value"]))
     os._exit(1)
 
 

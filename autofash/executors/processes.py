@@ -15,15 +15,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 from autofash.errors import ResourceError, cannot_write
 from autofash.executors.channel import ORDER, SCRATCH, Channel, Message
 from autofash.executors.protocol import Event
-from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, Started, TrialSpec, Verdict
+from autofash.records import Ending, Outcome, Said, Started, TrialSpec, Verdict
 
 CLOSING_SECONDS = 5.0
 MOST_RESTARTS = 3  # of the server, without a trial that ended well in between
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL, for a trial that is given up
+SAID = {kind.__name__: kind for kind in get_args(Said)}
 LONGEST_LOOK = 2.0  # seconds that pass between two looks at the trials, unless this process was stopped itself
 
 
@@ -95,7 +97,7 @@ class ProcessExecutor:
         if trial in self._running:
             self._running[trial].silent = 0.0
             try:
-                self._running[trial].channel.send({"action": verdict.action.value, "why": verdict.why})
+                self._running[trial].channel.send(asdict(verdict))
             except OSError:
                 pass  # its death is on the way as an Outcome
 
@@ -246,8 +248,7 @@ class ProcessExecutor:
             running.pid = message["started"]
             self._events.append(Started(trial, message["started"], time.monotonic() - running.submitted))
         elif "said" in message:
-            kind = ModelBuilt if message.pop("said") == "ModelBuilt" else EpochReport
-            self._events.append(kind(**message))
+            self._events.append(SAID[message.pop("said")](**message))
         else:
             self._restarts = 0
             self._end(trial, Ending(message["ended"]), message.get("reason", ""), message.get("details"))

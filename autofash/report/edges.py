@@ -31,7 +31,8 @@ def edges(study: Study, leaders: Sequence[TrialRecord]) -> tuple[Edge, ...]:
 
     leaders: complete trials, the best first.
     """
-    known = {} if study.space.configs else vocabulary(study.space.family)
+    foreign = study.space.configs or study.space.hypermodel or study.imported  # no names of our vocabulary
+    known = {} if foreign else vocabulary(study.space.family)
     found = []
     for name, param in study.space.params.items():
         values = [record.config[name] for record in leaders if name in record.config]

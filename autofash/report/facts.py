@@ -16,8 +16,9 @@ from autofash.report.baselines import Baseline, baselines
 from autofash.report.edges import Edge, edges
 from autofash.report.tested import Tested, tested
 from autofash.space import ChoiceParam, FloatParam, IntParam, Param, load_space, shipped_spaces
-from autofash.study import Confirmed, Study, confirmed, is_settled, verdict
+from autofash.study import Confirmed, Study, confirmed, is_settled, search_from, verdict
 from autofash.study.importances import FEWEST, importances
+from autofash.study.imports import source_of
 from autofash.study.proposals import epochs_of
 
 LEADERS = 10
@@ -113,6 +114,7 @@ class Facts:
     """All that a report says of a study; the page and the terminal only draw it."""
 
     study: str
+    imported: bool  # another program ran its trials
     made: str  # ISO date and time
     dataset: str
     space: str
@@ -164,6 +166,7 @@ def gather(study: Study) -> Facts:
     telling = _telling(study, trials, found)
     return Facts(
         study=study.name,
+        imported=study.imported,
         made=datetime.now().astimezone().isoformat(timespec="seconds"),
         dataset=settings.dataset,
         space=settings.space,
@@ -179,7 +182,7 @@ def gather(study: Study) -> Facts:
         result=_result(study, model, ranked[0], finished),
         caveats=tuple(_caveats(study, model, ranked, sure if is_settled(study) else [], finished)),
         openings=tuple(study.openings),
-        export_command=f"autofash best {study.arguments} --export",
+        export_command=search_from(study) if study.imported else f"autofash best {study.arguments} --export",
         validation_images=images,
         leaders=leaders,
         alike=sum(leader.accuracy.high >= leaders[0].accuracy.low for leader in leaders),
@@ -231,6 +234,14 @@ def _caveats(
     """What an honest reader has to know beside the result."""
     told, settings, openings = [], study.settings, len(study.openings)
     first = sure[0].record if sure else ranked[0]
+    if study.imported:
+        told.append(
+            "An imported study holds no models, and nothing of it was measured here: search from it to have one."
+        )
+    if (learnt := study.warm_start) is not None:
+        told.append(
+            f"The sampler began with what {learnt['fit']} trials of {learnt['study']} had shown; none of them counts here."
+        )
     if settings.substituted:
         told.append(f"{settings.substituted} was not to be had: {settings.dataset} had to serve.")
     if openings > 1:
@@ -294,7 +305,7 @@ def _elapsed(trials: Sequence[TrialRecord]) -> dict[int, float]:
     spans = sorted(
         (record.ended - timedelta(seconds=record.seconds), record.ended, record.number)
         for record in trials
-        if record.ended is not None
+        if record.ended is not None and record.seconds  # of an imported trial nobody knows how long it took
     )
     found: dict[int, float] = {}
     if not spans:
@@ -391,7 +402,7 @@ def _reproduce(study: Study, model: Tested | None) -> Reproduce:
             **{name: str(run[name]) for name in ("python", "autofash", "keras", "optuna") if name in run},
             **(model.versions if model else {}),
         },
-        fingerprints={"data": study.settings.data_fingerprint, "space": study.settings.space_fingerprint},
+        fingerprints={"data": study.settings.data_fingerprint, "space": study.space.fingerprint},
         machine=(model.machine if model else "") or str(run.get("machine", "")),
         plan=str(run.get("plan", "")),
         date=model.created if model else str(run.get("began", "")),
@@ -401,14 +412,21 @@ def _reproduce(study: Study, model: Tested | None) -> Reproduce:
 def _search_command(study: Study) -> str:
     """The command that begins such a study; its space is a file of the user's own unless autofash ships it as it is."""
     settings = study.settings
+    if study.imported:
+        return f"autofash import {shlex.quote(source_of(study))} --study {study.arguments}"
     if settings.space == "baselines" and study.space.configs:
         return f"autofash baselines --dataset {settings.dataset}"
     shipped = (
         settings.space in shipped_spaces() and load_space(settings.space).fingerprint == settings.space_fingerprint
     )
-    flags = {
+    own = study.space.hypermodel
+    flags: dict[str, object] = {
         "dataset": settings.dataset,
-        "space": settings.space if shipped else f"{settings.space}.toml",
+        **(
+            {"hypermodel": own.source, "pixels": own.pixels}
+            if own
+            else {"space": settings.space if shipped else f"{settings.space}.toml"}
+        ),
         "trials": study.target,
         "epochs": settings.epochs,
         "seed": settings.seed,
@@ -417,6 +435,7 @@ def _search_command(study: Study) -> str:
         "objective": settings.objective,
     }
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in flags.items()]
-    return " ".join(
-        ["autofash search --study", study.arguments, *words, *([] if settings.starters else ["--no-starters"])]
-    )
+    learnt = study.warm_start
+    words += [f"--warm-start {shlex.quote(learnt['study'])}"] if learnt is not None else []
+    switches = [*(["--flat"] if own and own.flat else []), *([] if settings.starters else ["--no-starters"])]
+    return " ".join(["autofash search --study", study.arguments, *words, *switches])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import importlib.util
 import re
 import stat
 import tomllib
@@ -15,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from autofash.errors import MOST_PROBLEMS, Problem, SpaceError, brief, cut, first, unknown
 from autofash.records import Value
 from autofash.space.params import ChoiceParam, Param
-from autofash.space.space import NamedConfig, Space
+from autofash.space.space import HYPERMODEL, IMPORTED, Hypermodel, NamedConfig, Space
+from autofash.space.vocabulary import FAMILIES
 
 LARGEST_FILE = 2**20  # bytes; a space of a thousand parameters is a tenth of it
 PARAM_KEYS = ("type", "low", "high", "step", "log", "values", "when")
@@ -30,6 +34,14 @@ LONG = re.compile(rf"[\w.+-]{{{LONGEST + 1}}}")
 NOT_SEARCHED = ("starters", "baselines")  # fixed configs that lie beside the spaces
 
 
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    source: str
+    pixels: str = "unit"
+    flat: bool = False
+
+
 class _SpaceFile(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -38,6 +50,7 @@ class _SpaceFile(BaseModel):
     about: str = ""
     params: dict[str, Param] = Field(default_factory=dict)
     configs: dict[str, dict[str, Value]] = Field(default_factory=dict)
+    model: _Model | None = None  # of a hypermodel
 
 
 def shipped_folder() -> Path:
@@ -62,7 +75,15 @@ def load_space(name: str | Path) -> Space:
             raise SpaceError(fact, fix)
         return space_from_table(read_toml(shipped_folder() / f"{name}.toml"), name=name, where=f"{name}.toml")
     path = Path(name)
-    return space_from_table(read_toml(path), name=path.stem, where=str(path))
+    space = space_from_table(read_toml(path), name=path.stem, where=str(path))
+    check_searchable(space)
+    return space
+
+
+def check_searchable(space: Space) -> None:
+    """Raise SpaceError where the space is another program's: no family of ours could build a model of it."""
+    if space.family == IMPORTED:
+        raise SpaceError(*unknown("family", IMPORTED, [*FAMILIES, "all", "fixed"]), where=space.where or space.name)
 
 
 def space_from_table(table: Mapping[str, Any], *, name: str, where: str) -> Space:
@@ -79,11 +100,82 @@ def space_from_table(table: Mapping[str, Any], *, name: str, where: str) -> Spac
         problems.append(Problem('configs go with family = "fixed"', "leave [configs] out", where))
     if parsed.params and parsed.family == "fixed":
         problems.append(Problem("a fixed space has configs, no params", "leave [params] out", where))
-    if not params and not problems:
+    if not params and parsed.model is None and not problems:
         problems.append(Problem("there is nothing to search", "[params.learning_rate]", where))
     if problems:
         raise SpaceError(problems)
-    return Space(parsed.family, params, name=name, where=where, about=parsed.about, configs=configs)
+    own = Hypermodel(**parsed.model.model_dump()) if parsed.model else None
+    return Space(parsed.family, params, name=name, where=where, about=parsed.about, configs=configs, hypermodel=own)
+
+
+def hypermodel_space(source: str, pixels: str = "unit", flat: bool = False) -> Space:
+    """The space of a user's own code, FILE.py:NAME or package.module:NAME, which is looked for and not run.
+
+    pixels, flat: as its author feeds it; see Hypermodel.
+    Raises SpaceError where there is no such file, module or name.
+    """
+    place, _, name = source.rpartition(":")
+    if not place.endswith(".py") and not source.endswith(".py"):
+        _check_module(place, source)
+    else:
+        names = _names_in(Path(place if place.endswith(".py") else source))
+        if name not in names or not place:
+            fact, fix = unknown("function or class", name if place else "", names)
+            near = [fix] if fix in names else names
+            raise SpaceError(
+                fact, " or ".join(f"{place or source}:{n}" for n in near[:3]) or fix, where=place or source
+            )
+    return Space(HYPERMODEL, {}, name=name, where=source, hypermodel=Hypermodel(source, pixels, flat))
+
+
+def source_digest(hypermodel: Hypermodel) -> str:
+    """SHA-256 of the file that a user's model is written in, without what it imports; empty where it cannot be read."""
+    place = hypermodel.source.rpartition(":")[0]
+    try:
+        if not place.endswith(".py"):
+            found = importlib.util.find_spec(place)
+            place = (found.origin if found else None) or ""
+        return hashlib.sha256(Path(place).read_bytes()).hexdigest()
+    except (OSError, ImportError, ValueError):
+        return ""
+
+
+def _check_module(module: str, source: str) -> None:
+    package = module.partition(".")[0]
+    try:
+        found = bool(package) and importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        raise SpaceError(
+            f"{brief(source)} names no module that can be found", "my_model.py:build_model, or package.module:NAME"
+        )
+
+
+def _names_in(path: Path) -> list[str]:
+    """What a Python file defines, read and not run: functions and classes first, then other names."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise SpaceError("is too large", f"a file below {LARGEST_FILE:,} bytes", where=str(path))
+        parsed = ast.parse(path.read_bytes())
+    except OSError as error:
+        raise SpaceError(f"cannot be read: {error.strerror}", "another path", where=str(path)) from None
+    except (SyntaxError, ValueError, RecursionError) as error:
+        line = f"{path}:{error.lineno}" if isinstance(error, SyntaxError) else str(path)
+        raise SpaceError(f"not Python: {getattr(error, 'msg', error)}", "mend that line", where=line) from None
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    named = [told.name for told in parsed.body if isinstance(told, kinds)]
+    assigned = [
+        target.id
+        for told in parsed.body
+        if isinstance(told, ast.Assign)
+        for target in told.targets
+        if isinstance(target, ast.Name)
+    ]
+    imported = [
+        alias.asname or alias.name for told in parsed.body if isinstance(told, ast.ImportFrom) for alias in told.names
+    ]
+    return [*named, *assigned, *imported]
 
 
 def load_starters() -> list[NamedConfig]:

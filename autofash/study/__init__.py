@@ -9,6 +9,7 @@ from autofash.study.confirmed import (
     extent,
     is_settled,
     leaders,
+    search_from,
     verdict,
 )
 from autofash.study.ledger import Study, list_studies, load_study
@@ -31,5 +32,6 @@ __all__ = [
     "leaders",
     "list_studies",
     "load_study",
+    "search_from",
     "verdict",
 ]

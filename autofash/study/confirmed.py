@@ -108,10 +108,17 @@ def extent(study: Study) -> tuple[int, int]:
 
 
 def check_searched(study: Study) -> None:
-    """Raise UsageError where the study is itself a confirmation: its trials are another study's, and so is its model."""
+    """Raise UsageError where the study's trials are another's, a confirmation's or another program's: there is no model then."""
+    if study.imported:
+        raise UsageError(f"{study.name} was imported, and holds no models to go on with", search_from(study))
     if is_confirmation(study.name):
         parent = study.name.removesuffix(confirmation_name(""))
         raise UsageError(f"{study.name} only confirms {parent}, and has no model of its own", parent)
+
+
+def search_from(study: Study) -> str:
+    """The command that searches here from where an imported study ended."""
+    return f"autofash search --warm-start {study.arguments}"
 
 
 def leaders(study: Study) -> list[TrialRecord]:

@@ -21,6 +21,9 @@ class StudyDefinition(BaseModel):
     format: Literal[1]
     dataset: str | None = None
     space: str | None = None  # a name, or a file beside this one
+    hypermodel: str | None = None  # FILE.py:NAME or package.module:NAME
+    pixels: str | None = None  # "raw", "unit" or "standardized"
+    flat: bool | None = None
     engine: str | None = None
     sampler: str | None = None
     pruner: str | None = None
@@ -33,6 +36,7 @@ class StudyDefinition(BaseModel):
     workers: int | None = None
     seed: int | None = None
     starters: bool | None = None
+    warm_start: str | None = None
 
 
 def load_definition(path: Path) -> StudyDefinition:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -40,7 +41,7 @@ from autofash.errors import (
     without_secrets,
 )
 from autofash.records import Config, EpochReport, Standing, State, StudySettings, StudySummary, TrialRecord
-from autofash.space import space_from_table
+from autofash.space import IMPORTED, source_digest, space_from_table
 from autofash.study.lock import StudyLock
 from autofash.study.rows import (
     SCHEMA,
@@ -64,6 +65,7 @@ from autofash.study.soundness import (
     impatient,
 )
 
+log = logging.getLogger("autofash")
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 FORMAT = 1
@@ -121,9 +123,10 @@ class Study:
             )
         with understood(storage):
             self.settings = StudySettings(**attributes["settings"])
-            self.space = space_from_table(
-                self.settings.space_table, name=self.settings.space, where=self.settings.space
-            )
+            table = dict(self.settings.space_table)
+            if "seen" in attributes:  # parameters of a hypermodel that have shown themselves
+                table["params"] = {**table["params"], **attributes["seen"]}
+            self.space = space_from_table(table, name=self.settings.space, where=self.settings.space)
 
     @cached_property
     def _study(self) -> optuna.Study:
@@ -135,10 +138,24 @@ class Study:
         """Trials that were asked for in all."""
         return int(self._attributes["target"])
 
+    def warn_if_model_changed(self) -> None:
+        """Say so where the file of a user's own model is not the one that the last search ran."""
+        searched = str(self.runs[-1].get("model_sha256", "")) if self.runs else ""
+        if self.space.hypermodel and searched not in ("", source_digest(self.space.hypermodel)):
+            source = self.space.hypermodel.source
+            log.warning(
+                "autofash: warning[W-MODEL-CHANGED]: %s is not as it was when %s was searched", source, self.name
+            )
+
     @property
     def folder(self) -> Path:
         """Where the study's artifacts lie."""
         return artifacts(self.storage) / self.name
+
+    @property
+    def imported(self) -> bool:
+        """Whether another program searched it: it can be looked at and learnt from, and holds no models."""
+        return self.space.family == IMPORTED
 
     @property
     def arguments(self) -> str:
@@ -154,6 +171,44 @@ class Study:
     def runs(self) -> list[dict[str, Any]]:
         """Every search that worked on this study: when it began, and with which sampler, pruner, workers and versions."""
         return list(self._attributes.get("runs", []))
+
+    @property
+    def warm_start(self) -> Mapping[str, Any] | None:
+        """What the study was told of another one's trials when it began, as study.warm has it; None where nothing."""
+        return self._attributes.get("warm_start")
+
+    @property
+    def hints(self) -> list[TrialRecord]:
+        """The trials of another study that the sampler learns from, the best first; none of them is a trial of this one."""
+        told = self.warm_start or {"trials": []}
+        with understood(self.storage):
+            found = [self._hint(hint, told["study"]) for hint in told["trials"]]
+        return sorted(found, key=lambda hint: (hint.state is not State.COMPLETE, -(hint.value or 0.0), hint.number))
+
+    def _hint(self, hint: Mapping[str, Any], source: str) -> TrialRecord:
+        looks = {int(epoch): float(value) for epoch, value in hint["looks"].items()}
+        curve = {epoch: looks[epoch] for epoch in sorted(looks) if epoch != EARLY}
+        best = max(curve, key=lambda epoch: (curve[epoch], -epoch)) if curve else None
+        return TrialRecord(
+            number=int(hint["trial"]),
+            state=State.COMPLETE if hint["complete"] else State.PRUNED,
+            config=self.space.expand({**self.space.begun(), **hint["config"]}),
+            value=curve[best] if best is not None else looks.get(EARLY),
+            best_epoch=best,
+            curve=tuple(curve.values()),
+            reports=(),
+            seconds=0.0,
+            why="",
+            seed=0,
+            origin=f"imported from {source} trial {hint['trial']}",
+        )
+
+    def finished_trials(self) -> list[FrozenTrial]:
+        """The finished trials that have reported, as Optuna has them: for a study that learns from this one."""
+        with self._reading() as connection:
+            found = read_trials(connection, TRIALS.c.study_id == self.number)
+        counted = (TrialState.COMPLETE, TrialState.PRUNED)
+        return [trial for trial in found if trial.state in counted and trial.intermediate_values]
 
     @property
     def validation_images(self) -> int | None:
@@ -294,6 +349,7 @@ class Study:
             ended=trial.datetime_complete.astimezone() if trial.datetime_complete else None,
             early=next((report for report in said if report.epoch == EARLY), None),
             continues=int(noted["continues"]) if "continues" in noted else None,
+            repeats=noted.get("duplicate_of"),
         )
 
     def config_of(self, trial: FrozenTrial) -> Config:
@@ -301,8 +357,7 @@ class Study:
         params = {**noted_config(trial), **trial.params}
         if not params:
             return {}
-        family = {} if "family" in params or self.space.configs else {"family": self.space.family}
-        return self.space.expand({**family, **params})
+        return self.space.expand({**self.space.begun(), **params})
 
 
 def reports_of(trial: FrozenTrial) -> list[EpochReport]:

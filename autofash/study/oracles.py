@@ -59,7 +59,7 @@ class OracleSampler(BaseSampler):
     """Hands a proposal to Optuna, as one trial's sampler."""
 
     def __init__(self, proposal: Proposal) -> None:
-        self._config = proposal.config
+        self.config = dict(proposal.config)  # grows with what shows itself while a hypermodel builds
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Nothing is drawn jointly."""
@@ -75,7 +75,7 @@ class OracleSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Value:
         """The proposed value."""
-        return self._config[param_name]
+        return self.config[param_name]
 
 
 class Helper:

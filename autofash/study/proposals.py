@@ -14,17 +14,19 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from autofash import failpoints
-from autofash.records import Config, Rerun, StudySettings
-from autofash.space import NamedConfig, Space
-from autofash.study.ledger import noted_config, reports_of
+from autofash.records import Config, Rerun, StudySettings, Value
+from autofash.space import NamedConfig, Param, Space
+from autofash.study.ledger import as_json, noted_config, reports_of
 from autofash.study.oracles import ORACLES, Answer, Oracle, OracleSampler, Proposal, last_attempt
 from autofash.study.rows import LeanStorage
-from autofash.study.samplers import key_of, make_sampler, paused_as_pruned, suggest, untried
+from autofash.study.samplers import LEARN, as_seen, key_of, make_sampler, suggest, suggest_one, untried
 from autofash.study.underway import Underway
+from autofash.study.warm import leaders, shown_trials
 
 MOST_DUPLICATES = 100  # in a row; the space has nothing new to offer then
 PATIENCE = 3  # with a sampler's duplicates, before a config that is left is taken instead
 COUNTABLE = 10_000  # configs
+WARM_START = "warm_start"  # the attribute that keeps what the study learns from another one
 QUEUE = "queue"  # the sampler of a study that runs what it is given, and nothing else
 
 
@@ -35,13 +37,17 @@ class Proposals:
         self, study: optuna.Study, storage: LeanStorage, space: Space, settings: StudySettings, folder: Path
     ) -> None:
         """folder: the study's, for what an oracle's process prints."""
-        self._study, self._storage, self._space, self._settings = study, storage, space, settings
+        self._study, self._storage, self._settings = study, storage, settings
+        self.space = space  # of a hypermodel it grows
         self.oracle: Oracle | None = None
         if settings.sampler in ORACLES:
             self.oracle = Oracle(settings.sampler, space, settings.seed, settings.epochs, folder / "oracle.log")
         self.said = Answer()  # by the oracle, when it was last asked
         self._repeats = 0  # proposals in a row that were tried already
         self._few = space.few_configs(COUNTABLE)
+        self._learnt: Mapping[str, Any] = study.user_attrs.get(WARM_START, {"trials": []})
+        self._hints: tuple[Space, Sequence[FrozenTrial]] | None = None
+        self.hints()  # so that what makes no sense in them is found before anything runs
         self._waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def next(self, paused: Container[int], twin: Callable[[Config], int | None]) -> Underway | None:
@@ -66,18 +72,20 @@ class Proposals:
                 proposal = self._proposed(number)
                 if proposal is None and not self._waiting:
                     return None
-            study = paused_as_pruned(self._study, paused)
+            study = as_seen(self._study, paused, self.hints())
             study.sampler = OracleSampler(proposal) if proposal else self._sampler(number)
             # Hyperband would show the sampler one bracket only, or all, depending on the last report.
             study.pruner = optuna.pruners.NopPruner()
             queued = self._waiting > 0
             with self._storage.at_once("ask"):
                 trial = study.ask()
-                config = self._space.expand(suggest(trial, self._space))
+                config = self.space.expand(suggest(trial, self.space))
                 failpoints.reach("params")
                 if proposal is not None:
                     self._note(trial, proposal)
-                other = twin(config) if "continues" not in trial.user_attrs else None
+                other = None  # of a hypermodel the config is not known yet
+                if not self.space.hypermodel and "continues" not in trial.user_attrs:
+                    other = twin(config)
                 if other is None or self._settings.sampler == QUEUE:
                     begun = self._begun(trial, config)
                 else:
@@ -90,6 +98,37 @@ class Proposals:
                 return begun
         self._repeats = 0
         return None
+
+    def warm_up(self, told: Mapping[str, Any]) -> None:
+        """Keep what another study's trials showed, once, and queue the best of them: a value from elsewhere is only a hint."""
+        if WARM_START in self._study.user_attrs:
+            return
+        for hint in leaders(told["trials"]):
+            origin = f"warm start: {told['study']} trial {hint['trial']}"
+            self._enqueue(hint["config"], {"queued": hint["config"], "origin": origin})
+        self._study.set_user_attr(WARM_START, as_json(told))
+        self._learnt, self._hints = as_json(told), None
+
+    def hints(self) -> Sequence[FrozenTrial]:
+        """What the sampler sees of another study's trials; of a hypermodel's more and more, as its space grows."""
+        if self._settings.sampler not in LEARN:
+            return ()
+        if self._hints is None or self._hints[0] is not self.space:
+            self._hints = self.space, shown_trials(self._learnt["trials"], self.space)
+        return self._hints[1]
+
+    def suggest(self, running: Underway, name: str, param: Param) -> Value:
+        """A value for a parameter of a hypermodel, which shows itself while a trial builds: the sampler's.
+
+        An oracle proposes what it knew of when the trial began; of the rest it draws, and knows of it from then on.
+        """
+        trial = running.drawing or running.trial
+        sampler = trial.study.sampler
+        if self.oracle is not None and isinstance(sampler, OracleSampler) and name not in sampler.config:
+            # Another seed for each name: else all would lie equally high in their ranges.
+            seed = random.Random(f"{running.seed}/{name}").randrange(2**31)
+            sampler.config[name] = self.oracle.draw(name, param, seed)
+        return suggest_one(trial, name, param)
 
     def start(self) -> None:
         """Let an oracle's process start, and wait for nothing."""
@@ -106,7 +145,7 @@ class Proposals:
         plain = self._settings.sampler != QUEUE and self.oracle is None
         return make_sampler(
             self._settings.sampler if plain else "random",
-            self._space,
+            self.space,
             seed=self._settings.seed,
             trial_seed=seed_of(self._settings.seed, number),
         )
@@ -114,6 +153,8 @@ class Proposals:
     def _proposed(self, number: int) -> Proposal | None:
         """What the oracle proposes; None where it has nothing now, and then what it left out may be queued."""
         assert self.oracle is not None
+        if self.space.hypermodel and not self.space.params:
+            return Proposal({}, {})  # nothing has shown itself yet
         trials = self._study.get_trials(deepcopy=False)
         self.said = self.oracle.ask(number, seed_of(self._settings.seed, number), trials, self._repeats)
         stopped = self.said.proposal is None and not self.said.later and not self.said.idle
@@ -136,8 +177,8 @@ class Proposals:
         """Queue what comes nearest to them in the space, each once; cut short, the next writer queues what is missing."""
         queued = [trial.user_attrs.get("queued") for trial in self._study.get_trials(deepcopy=False)]
         for starter in starters:
-            nearest = self._space.nearest(starter.config)
-            if nearest is not None and (params := dict(self._space.own(nearest))) not in queued:
+            nearest = self.space.nearest(starter.config)
+            if nearest is not None and (params := dict(self.space.own(nearest))) not in queued:
                 queued.append(params)
                 self._enqueue(params, {"queued": params, "origin": f"starter {starter.name}"})
         self._study.set_user_attr("begun", True)
@@ -147,7 +188,7 @@ class Proposals:
         trials = self._study.get_trials(deepcopy=False)
         there = {(key_of({**noted_config(t), **t.params}), t.user_attrs.get("seed")) for t in trials}
         for run in runs:
-            params = dict(self._space.own(run.config))
+            params = dict(self.space.own(run.config))
             if (key_of(params), run.seed) not in there:
                 there.add((key_of(params), run.seed))
                 self._enqueue(params, {"queued": params, "seed": run.seed, "origin": run.origin})
@@ -175,7 +216,8 @@ class Proposals:
         if "seed" not in noted:
             trial.set_user_attr("seed", seed)
         epochs = epochs_of(config, self._settings.epochs)
-        begun = Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")))
+        begun = Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")), drawing=suggested)
+        begun.settled = self.space.hypermodel is None
         begun.until = min(noted.get("until", 0), epochs)
         if "continues" in noted:
             begun.continues = noted["continues"]

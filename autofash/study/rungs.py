@@ -154,7 +154,7 @@ class RungPruning:
             trial.rung = epoch
         if epoch >= trial.epochs or trial.leads or self._rungs.goes_on(number, epoch):
             return Verdict.go()
-        if trial.origin.startswith("starter") and self._rungs.ahead(number, epoch):
+        if trial.origin.startswith(("starter", "warm start")) and self._rungs.ahead(number, epoch):
             return Verdict.go()  # it did well elsewhere, and nothing is known yet that speaks against it
         if self._must_lead({**situation.paused, number: trial}, situation) == number:
             trial.leads = True

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -103,13 +103,13 @@ class Shown(optuna.Study):
         return [trial for trial in self._shown if states is None or trial.state in states]
 
 
-def paused_as_pruned(study: optuna.Study, paused: Container[int]) -> Shown:
-    """The study as its sampler is to see it: trials that pause at a rung look pruned there.
+def as_seen(study: optuna.Study, paused: Container[int], hints: Sequence[FrozenTrial] = ()) -> Shown:
+    """The study as its sampler is to see it: hints before its own trials, and trials that pause at a rung look pruned there.
 
     TPE learns from a pruned trial's last value, and takes every running one for bad.
     """
     trials = study.get_trials(deepcopy=False)
-    return Shown(study, [_pruned(trial) if trial.number in paused else trial for trial in trials])
+    return Shown(study, [*hints, *(_pruned(trial) if trial.number in paused else trial for trial in trials)])
 
 
 def _pruned(trial: FrozenTrial) -> FrozenTrial:
@@ -226,6 +226,9 @@ SAMPLERS: dict[str, Callable[[Space, int, int], BaseSampler]] = {
     "qmc": _qmc,
     "cmaes": _cmaes,
 }
+LEARN = (
+    "tpe",
+)  # those that learn from hints: the others look at no trials, or, as CMA-ES, at those alone that they proposed
 OPTUNA = "optuna"  # the engine of these
 LARGEST_GRID = 100_000  # configs
 NEEDS = {  # sampler → modules, and the extra that brings them
@@ -281,21 +284,38 @@ def make_sampler(name: str, space: Space, *, seed: int, trial_seed: int) -> Base
 
 def suggest(trial: optuna.Trial, space: Space) -> Config:
     """The whole config of a trial, suggested before its first report: a trial pruned halfway would empty TPE's joint space."""
+    return space.walk(lambda name, param: suggest_one(trial, name, param))
 
-    def choose(name: str, param: Param) -> Value:
-        match param:
-            case IntParam():
-                return trial.suggest_int(name, param.low, param.high, step=param.step, log=param.log)
-            case FloatParam():
-                return trial.suggest_float(name, param.low, param.high, step=param.step, log=param.log)
-            case ChoiceParam():
-                chosen = trial.suggest_categorical(name, param.values)
-                assert chosen is not None
-                return chosen
-            case BoolParam():
-                return bool(trial.suggest_categorical(name, [False, True]))
 
-    return space.walk(choose)
+def suggest_one(trial: optuna.Trial, name: str, param: Param) -> Value:
+    """The value of one parameter: what the trial was queued with, where the parameter holds it, else by its study's sampler."""
+    queued = trial._fixed_params  # private; Optuna takes what is queued whether it can be or not, or raises
+    if name in queued and not param.holds(queued[name]):
+        queued.pop(name)
+    match param:
+        case IntParam():
+            return trial.suggest_int(name, param.low, param.high, step=param.step, log=param.log)
+        case FloatParam():
+            return trial.suggest_float(name, param.low, param.high, step=param.step, log=param.log)
+        case ChoiceParam():
+            chosen = trial.suggest_categorical(name, param.values)
+            assert chosen is not None
+            return chosen
+        case BoolParam():
+            return bool(trial.suggest_categorical(name, [False, True]))
+
+
+def distribution(param: Param) -> BaseDistribution:
+    """What Optuna draws such a parameter from; the same as `suggest` writes into the ledger."""
+    match param:
+        case IntParam():
+            return IntDistribution(param.low, param.high, step=param.step, log=param.log)
+        case FloatParam():
+            return FloatDistribution(param.low, param.high, step=param.step, log=param.log)
+        case ChoiceParam():
+            return CategoricalDistribution(param.values)
+        case BoolParam():
+            return CategoricalDistribution([False, True])
 
 
 def key_of(config: Config) -> str:

@@ -31,6 +31,9 @@ class Underway:
     seconds_before: float = 0.0  # of that training, by its reports
     seconds: float = 0.0  # of its processes that have ended
     work: float | None = None  # of one image's forward pass, multiply-adds
+    drawing: optuna.Trial | None = None  # the same trial, with the sampler that it was begun with
+    settled: bool = True  # whether its config is whole, and its own; a hypermodel's is not before it is built
+    repeats: int | None = None  # the trial that has the same config, which showed itself only while its model was built
 
     @property
     def whole(self) -> list[float]:

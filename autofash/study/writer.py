@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import TypeAdapter
 
 from autofash.records import (
     Action,
@@ -26,10 +27,11 @@ from autofash.records import (
     Outcome,
     Rerun,
     StudySettings,
+    Suggest,
     TrialRecord,
     Verdict,
 )
-from autofash.space import NamedConfig
+from autofash.space import NamedConfig, Param
 from autofash.study.ledger import as_json, ledger_errors, noted_config, reports_of, understood
 from autofash.study.opening import OpenedStudy
 from autofash.study.oracles import HYPERBAND, first_attempt
@@ -38,6 +40,7 @@ from autofash.study.pruners import check_pruner, make_pruning
 from autofash.study.samplers import check_sampler, key_of
 from autofash.study.underway import Situation, Underway
 
+MOST_REPEATS = 20  # in a row, of a hypermodel; it has nothing new to offer then
 ATTEMPTS = 2  # of a trial whose own process dies
 BYTES_A_PARAMETER = 16  # in training: the weight, its gradient, and the two moments of Adam, each a float32
 
@@ -68,11 +71,12 @@ class StudyWriter:
         target: int | None,
         images: int = 0,
         starters: Sequence[NamedConfig] = (),
+        learnt: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the study, or make it with these settings; then queue again whatever a dead writer left running.
 
         Trials that it left paused, or continued after a pause, are paused. images: in an epoch, which says whether there is an
-        early look. target: trials in all; None: what the study has, else 50.
+        early look. target: trials in all; None: what the study has, else 50. learnt: of another study, as study.warm has it.
         Raises StudyBusy, StudyMismatch with every difference, LedgerError, UsageError.
         """
         if settings.sampler != QUEUE:
@@ -91,8 +95,9 @@ class StudyWriter:
                 self._settings = settings
                 self._open: dict[int, Underway] = {}
                 self._paused: dict[int, Underway] = {}
-                self._pruning = make_pruning(settings.pruner, self._study, settings.epochs, images)
-                self._exhausted = False
+                looked_at_early = 0 if self.read.space.hypermodel else images  # whose author trains by epochs
+                self._pruning = make_pruning(settings.pruner, self._study, settings.epochs, looked_at_early)
+                self._exhausted, self._repeated = False, 0
                 self.ends_at: float | None = None  # monotonic: when this search's budget ends; its loop knows
                 self.memory: float = math.inf  # bytes that a trial may fill; its loop knows
                 self._finished: dict[str, int] = {}
@@ -104,6 +109,9 @@ class StudyWriter:
                 if left:
                     with self._storage.at_once("tell"):
                         self._sweep(left)
+                if learnt is not None:
+                    with self._storage.at_once("attrs"):
+                        self._proposals.warm_up(learnt)
                 if "begun" not in self._study.user_attrs:
                     with self._storage.at_once("attrs"):
                         self._proposals.add_starters(starters)
@@ -150,6 +158,22 @@ class StudyWriter:
                 due = self._due()
             return self._continued(due) if due is not None else None
 
+    def suggest(self, said: Suggest) -> Verdict:
+        """A value for a parameter of a hypermodel, which asks while it builds.
+
+        Raises SpaceError where the parameter cannot be searched, or is another than earlier trials knew by this name.
+        """
+        running = self._open[said.trial]
+        param: Param = TypeAdapter(Param).validate_python(said.param)
+        with ledger_errors(self.read.storage), self._storage.at_once("params"):
+            space = self.read.space.showing(said.name, param)
+            if space is not self.read.space:
+                self.read.space = self._proposals.space = space
+                self._study.set_user_attr("seen", as_json(space.table()["params"]))
+            value = self._proposals.suggest(running, said.name, param)
+        running.config = {**running.config, said.name: value}
+        return Verdict.suggest(value)
+
     @property
     def waits(self) -> bool:
         """Whether `ask`, which had nothing, may have something later: an oracle starts, or thinks, or wants trials' results."""
@@ -162,11 +186,13 @@ class StudyWriter:
         return self._proposals.oracle.starting_seconds if self._proposals.oracle is not None else 0.0
 
     def built(self, said: ModelBuilt) -> Verdict:
-        """Note how dear a trial is; stop it where its model does not fit into memory, and put it off where it would cost more
-        than its share before it could be judged.
+        """Note how dear a trial is; stop it where its model does not fit into memory or is another trial's, and put it off where
+        it would cost more than its share before it could be judged.
         """
         running = self._open[said.trial]
         running.work = said.work
+        if said.settled and (repeats := self._settled(running)):
+            return repeats
         needed = said.parameters * BYTES_A_PARAMETER
         if needed > self.memory:
             running.stopped = (
@@ -184,6 +210,8 @@ class StudyWriter:
         if all(before.epoch != report.epoch for before in running.reports):
             seconds = report.seconds + running.seconds + running.seconds_before
             running.reports.append(replace(report, seconds=seconds))
+        if repeats := self._settled(running):
+            return repeats
         if not math.isfinite(report.objective):
             running.stopped = f"epoch {report.epoch}: the objective is not finite"
             return Verdict.stop(running.stopped)
@@ -207,6 +235,8 @@ class StudyWriter:
         state, why = TrialState.COMPLETE, ""
         if outcome.ending is not Ending.DONE:
             state, why = TrialState.FAIL, outcome.reason
+        elif running.repeats is not None:
+            return self._give_up(running)
         elif running.pausing:
             return self._pause(running, outcome.seconds)
         elif any(not math.isfinite(report.objective) for report in running.reports):
@@ -412,8 +442,29 @@ class StudyWriter:
     def _twin(self, config: Config) -> int | None:
         """A trial that has finished this config or runs it."""
         begun = {**self._open, **self._paused}
-        running = next((number for number, found in begun.items() if found.config == config), None)
-        return running if running is not None else self._finished.get(key_of(config))
+        running = (number for number, found in begun.items() if found.config == config and found.settled)
+        return next(running, self._finished.get(key_of(config)))
+
+    def _settled(self, running: Underway) -> Verdict | None:
+        """A hypermodel's config is whole now: the stop of its trial where it is another's."""
+        if running.settled:
+            return None
+        running.repeats = self._twin(running.config) if self._settings.sampler != QUEUE else None
+        if running.repeats is not None:
+            return Verdict.stop(f"trial {running.repeats} has the same config")
+        running.settled, self._repeated = True, 0
+        return None
+
+    def _give_up(self, running: Underway) -> TrialRecord:
+        """End a trial that repeats another's config: it counts for nothing, and is not shown."""
+        with ledger_errors(self.read.storage):
+            with self._storage.at_once("tell"):
+                running.trial.set_user_attr("duplicate_of", running.repeats)
+                self._close(running, TrialState.FAIL, f"trial {running.repeats} has the same config", {})
+            record = self._ended(running, TrialState.FAIL)
+        self._repeated += 1
+        self._exhausted = self._repeated >= MOST_REPEATS
+        return record
 
     def _raise_target(self, target: int) -> None:
         self._study.set_user_attr("target", target)

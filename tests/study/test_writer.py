@@ -17,7 +17,7 @@ from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, State, St
 from autofash.space import ChoiceParam, FloatParam, NamedConfig, Space
 from autofash.study import Study, StudyWriter, list_studies, load_study
 from autofash.study.proposals import seed_of
-from autofash.study.samplers import paused_as_pruned
+from autofash.study.samplers import as_seen
 from autofash.study.writer import Asked
 
 STORAGE = "sqlite:///studies/studies.db"
@@ -533,7 +533,7 @@ def test_paused_trials_are_seen_as_pruned_by_the_sampler_and_as_running_by_nobod
     asked = begin(writer)
     look(writer, asked, 0.5)
     ledger = writer._study
-    seen = paused_as_pruned(ledger, {asked.number})
+    seen = as_seen(ledger, {asked.number})
     assert [trial.state for trial in ledger.get_trials()] == [TrialState.RUNNING]
     assert [(trial.state, trial.value) for trial in seen.get_trials()] == [(TrialState.PRUNED, 0.5)]
     assert seen.get_trials(states=(TrialState.RUNNING,)) == []
