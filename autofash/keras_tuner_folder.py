@@ -338,9 +338,8 @@ def _drawn_from(entry: _Entry) -> Param | None:
     """A hyperparameter as one of our kinds. Steps by factors become ranges by the logarithm, their mirror image plain ranges."""
     match entry:
         case _Int(config=config):
-            step, log = config.step or 1, config.sampling == "log"
-            if config.sampling in ("log", "reverse_log") or step < 1:
-                step = 1
+            log, even = config.sampling == "log", config.sampling not in ("log", "reverse_log")
+            step = max(1, int(config.step or 1)) if even else 1
             high = config.max_value - (config.max_value - config.min_value) % step
             return IntParam(low=config.min_value, high=high, step=step, log=log)
         case _Float(config=config):
