@@ -340,8 +340,8 @@ def _drawn_from(entry: _Entry) -> Param | None:
         case _Int(config=config):
             log, even = config.sampling == "log", config.sampling not in ("log", "reverse_log")
             step = max(1, int(config.step or 1)) if even else 1
-            high = config.max_value - (config.max_value - config.min_value) % step
-            return IntParam(low=config.min_value, high=high, step=step, log=log)
+            top = config.max_value - (config.max_value - config.min_value) % step
+            return IntParam(low=config.min_value, high=top, step=step, log=log)
         case _Float(config=config):
             low, high = config.min_value, config.max_value
             if config.sampling in ("log", "reverse_log") or not config.step or not math.isfinite(high - low):
