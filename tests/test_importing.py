@@ -231,6 +231,16 @@ def test_a_folder_that_is_no_project_is_refused_and_the_project_within_it_named(
         import_keras_tuner(project(tmp_path / "p", trial(0, None, status="RUNNING")))
 
 
+def test_a_long_import_does_not_take_its_own_lock_for_anothers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("autofash.study.soundness.WARN_SECONDS", 0.5)
+    monkeypatch.setattr("autofash.study.imports.AT_ONCE", 2)
+    told = [trial(n, values={"rate": 0.001 + n / 10_000, "units": 16}) for n in range(100)]
+    assert import_keras_tuner(project(tmp_path / "p", *told)).added == 100
+    assert not caplog.records
+
+
 def test_while_one_import_writes_a_study_another_says_who_does(tmp_path: Path) -> None:
     from autofash.study.opening import OpenedStudy
 

@@ -20,7 +20,7 @@ from autofash.study.opening import OpenedStudy
 from autofash.study.samplers import distribution
 
 FOREIGN = "foreign"  # the attribute that holds a trial's id in the program that it comes from
-AT_ONCE = 100  # trials in one commit, so that nobody waits for long
+AT_ONCE = 50  # trials in one commit, a second or so: nobody waits for long
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,14 @@ def add_foreign(
                     study.set_user_attr("runs", as_json(runs))
                     study.set_user_attr("updated", moment)
                 study.set_user_attr("target", finished + sum(trial.state is State.COMPLETE for trial in new))
-            for start in range(0, len(new), AT_ONCE):
-                with opened.storage.at_once("tell"):
-                    for trial in new[start : start + AT_ONCE]:
-                        numbers[trial.id] = len(numbers)
-                        _add(study, trial, numbers.get(trial.follows))
+        for start in range(0, len(new), AT_ONCE):
+            with (
+                ledger_errors(storage),
+                opened.storage.at_once("tell"),
+            ):  # each anew: who is long in it is said to wait for a lock
+                for trial in new[start : start + AT_ONCE]:
+                    numbers[trial.id] = len(numbers)
+                    _add(study, trial, numbers.get(trial.follows))
     return Study(name, storage)
 
 

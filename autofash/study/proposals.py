@@ -14,12 +14,12 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from autofash import failpoints
-from autofash.records import Config, Rerun, StudySettings, Value
+from autofash.records import Config, Rerun, StudySettings
 from autofash.space import NamedConfig, Param, Space
 from autofash.study.ledger import as_json, noted_config, reports_of
 from autofash.study.oracles import ORACLES, Answer, Oracle, OracleSampler, Proposal, last_attempt
 from autofash.study.rows import LeanStorage
-from autofash.study.samplers import LEARN, as_seen, key_of, make_sampler, suggest, suggest_one, untried
+from autofash.study.samplers import LEARN, as_seen, key_of, make_sampler, suggest, untried
 from autofash.study.underway import Underway
 from autofash.study.warm import leaders, shown_trials
 
@@ -117,18 +117,16 @@ class Proposals:
             self._hints = self.space, shown_trials(self._learnt["trials"], self.space)
         return self._hints[1]
 
-    def suggest(self, running: Underway, name: str, param: Param) -> Value:
-        """A value for a parameter of a hypermodel, which shows itself while a trial builds: the sampler's.
+    def foresee(self, running: Underway, name: str, param: Param) -> None:
+        """Have an oracle draw a parameter of a hypermodel that it did not know of when the trial began.
 
-        An oracle proposes what it knew of when the trial began; of the rest it draws, and knows of it from then on.
+        Apart from the suggestion, which is a commit: an oracle may take its time.
         """
-        trial = running.drawing or running.trial
-        sampler = trial.study.sampler
+        sampler = (running.drawing or running.trial).study.sampler
         if self.oracle is not None and isinstance(sampler, OracleSampler) and name not in sampler.config:
             # Another seed for each name: else all would lie equally high in their ranges.
             seed = random.Random(f"{running.seed}/{name}").randrange(2**31)
             sampler.config[name] = self.oracle.draw(name, param, seed)
-        return suggest_one(trial, name, param)
 
     def start(self) -> None:
         """Let an oracle's process start, and wait for nothing."""
@@ -217,7 +215,7 @@ class Proposals:
             trial.set_user_attr("seed", seed)
         epochs = epochs_of(config, self._settings.epochs)
         begun = Underway(trial, config, epochs, seed, str(noted.get("origin", "sampled")), drawing=suggested)
-        begun.settled = self.space.hypermodel is None
+        begun.settled = self.space.hypermodel is None or "continues" in noted
         begun.until = min(noted.get("until", 0), epochs)
         if "continues" in noted:
             begun.continues = noted["continues"]

@@ -37,7 +37,7 @@ from autofash.study.opening import OpenedStudy
 from autofash.study.oracles import HYPERBAND, first_attempt
 from autofash.study.proposals import QUEUE, Proposals, epochs_of
 from autofash.study.pruners import check_pruner, make_pruning
-from autofash.study.samplers import check_sampler, key_of
+from autofash.study.samplers import check_sampler, key_of, suggest_one
 from autofash.study.underway import Situation, Underway
 
 MOST_REPEATS = 20  # in a row, of a hypermodel; it has nothing new to offer then
@@ -165,12 +165,13 @@ class StudyWriter:
         """
         running = self._open[said.trial]
         param: Param = TypeAdapter(Param).validate_python(said.param)
+        self._proposals.foresee(running, said.name, param)
         with ledger_errors(self.read.storage), self._storage.at_once("params"):
             space = self.read.space.showing(said.name, param)
             if space is not self.read.space:
                 self.read.space = self._proposals.space = space
                 self._study.set_user_attr("seen", as_json(space.table()["params"]))
-            value = self._proposals.suggest(running, said.name, param)
+            value = suggest_one(running.drawing or running.trial, said.name, param)
         running.config = {**running.config, said.name: value}
         return Verdict.suggest(value)
 

@@ -190,7 +190,7 @@ def test_its_processes_are_forked_with_kerastuner_loaded(tmp_path: Path) -> None
         made.close()
 
 
-@pytest.mark.parametrize("name", ["HyperResNet", "HyperXception", "HyperEfficientNet"])
+@pytest.mark.parametrize("name", ["HyperResNet", "HyperXception"])
 def test_kerastuners_own_hypermodels_build_on_small_colour_pictures(name: str) -> None:
     told = Told()
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)

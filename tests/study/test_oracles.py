@@ -263,7 +263,7 @@ def test_a_promoted_trial_whose_predecessors_checkpoint_is_gone_trains_from_the_
     assert len(study.trial(9).curve) == 3
 
 
-def test_a_coordinator_that_is_killed_resumes_its_brackets_and_its_helper_dies_with_it(
+def test_a_coordinator_that_is_killed_in_a_promotion_resumes_it_and_its_brackets_and_its_helper_dies_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AUTOFASH_FAKE_SECONDS", "0.1")
@@ -273,12 +273,11 @@ def test_a_coordinator_that_is_killed_resumes_its_brackets_and_its_helper_dies_w
         "pruner": None,
         "epochs": 9,
         "trials": 16,
-        "workers": 2,
+        "workers": 1,
     }
     process = coordinator(starters=False, **settings)
     line_of(process, "EngineAwaited")  # it takes its time to start, which is said
-    for _ in range(10):
-        line_of(process, "TrialEnded")
+    line_of(process, "Started 9 ")  # after nine trials of one epoch each, the first that continues another
     left = family(process)
     assert any("autofash.oracle_server" in " ".join(child.cmdline()) for child in left)
     process.kill()
@@ -291,6 +290,9 @@ def test_a_coordinator_that_is_killed_resumes_its_brackets_and_its_helper_dies_w
     study = load_study()
     trials = [trial for trial in study.trials() if trial.finished]
     assert len(trials) == 16
+    [again] = [trial for trial in trials if trial.origin == "retry of 9"]
+    assert again.continues == study.trial(9).continues is not None
+    assert "goes on after epoch 1" in (study.folder / f"trials/{again.number}/log.txt").read_text()
     new = [str(trial.config) for trial in trials if trial.continues is None]
     assert len(set(new)) == len(new), "nothing was proposed twice"
     assert sorted(len(trial.curve) for trial in trials)[:12] == [1] * 9 + [3] * 3
