@@ -184,6 +184,8 @@ def _read_picture(path: Path) -> tuple[Image.Image, bool]:
             if math.prod(picture.size) <= LARGEST_PICTURE and max(picture.size) <= LONGEST_SIDE:
                 turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
                 ImageOps.exif_transpose(picture, in_place=True)  # and decoded: a copy more would be 100 MB more
+                if picture.mode in ("P", "PA") and picture.palette is None:
+                    raise ValueError("its colours are numbers of a palette, and it has none")
                 return picture, turned
             size = f"{picture.width:,} × {picture.height:,} pixels"
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -328,6 +328,13 @@ def test_a_text_chunk_that_unpacks_to_a_bomb_is_refused() -> None:
     assert psutil.Process().memory_info().rss - before < 50 * 2**20
 
 
+def test_a_picture_of_numbers_without_a_palette_is_refused_in_one_line() -> None:
+    rows = chunk(b"IDAT", zlib.compress(b"\0\0\1\2\3" * 4))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 3, 0, 0, 0))
+    Path("a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"tRNS", b"\0\1") + rows + chunk(b"IEND", b""))
+    assert "palette" in str(refused("a.png", kind=DataCorrupt, code="E-DATA-CORRUPT"))
+
+
 def test_one_bomb_among_damaged_files_decides_the_exit_code() -> None:
     whole = png(8, 8)
     Path("bomb.png").write_bytes(
