@@ -338,18 +338,11 @@ def _drawn_from(entry: _Entry) -> Param | None:
     """A hyperparameter as one of our kinds. Steps by factors become ranges by the logarithm, their mirror image plain ranges."""
     match entry:
         case _Int(config=config):
-<<<<<<< HEAD
             step, log = config.step or 1, config.sampling == "log"
             if config.sampling in ("log", "reverse_log") or step < 1:
                 step = 1
             over = (config.max_value - config.min_value) % step
             return IntParam(low=config.min_value, high=config.max_value - over, step=step, log=log)
-=======
-            log, even = config.sampling == "log", config.sampling not in ("log", "reverse_log")
-            step = max(1, int(config.step or 1)) if even else 1
-            top = config.max_value - (config.max_value - config.min_value) % step
-            return IntParam(low=config.min_value, high=top, step=step, log=log)
->>>>>>> main
         case _Float(config=config):
             low, high = config.min_value, config.max_value
             if config.sampling in ("log", "reverse_log") or not config.step or not math.isfinite(high - low):
