@@ -14,7 +14,7 @@ MOST_LINES = 20  # about files that were passed over
 
 def import_folder(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="KerasTuner's: <directory>/<project_name>.", show_default=False)
+        Path, typer.Argument(metavar="FOLDER", help="KerasTuner's, with oracle.json in it.", show_default=False)
     ],
     study: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the study.", show_default="the folder's")
