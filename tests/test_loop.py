@@ -28,7 +28,7 @@ from autofash.loop import (
 from autofash.records import State
 from autofash.request import SearchRequest
 from autofash.study import Study, load_study
-from tests.executors.test_processes import until
+from tests.executors.test_processes import alive, until
 
 
 def search(task: str = "learn", **settings: object) -> tuple[Study, list[SearchEvent]]:
@@ -346,7 +346,7 @@ def test_a_coordinator_killed_again_and_again_loses_no_finished_trial_and_resume
         children = family(process)
         process.kill()
         finish(process)
-        assert until(lambda children=children: not any(child.is_running() for child in children), seconds=2.0)
+        assert until(lambda children=children: not any(alive(child) for child in children), seconds=2.0)
         now = {trial.number: trial for trial in load_study().trials() if trial.finished}
         assert all(now[number] == trial for number, trial in kept.items())
         kept = dict(now)
@@ -369,7 +369,7 @@ def test_an_interrupted_search_keeps_what_is_finished_queues_the_rest_and_leaves
     process.send_signal(number)
     returned, said = finish(process)
     assert returned == code and "finished trials are kept" in said and "Try: autofash search --study digits-mlp" in said
-    assert until(lambda: not any(child.is_running() for child in children))
+    assert until(lambda: not any(alive(child) for child in children))
     states = {trial.state for trial in load_study().trials()}
     assert State.RUNNING not in states and State.WAITING in states
 

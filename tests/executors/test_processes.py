@@ -32,6 +32,15 @@ def details(executor: ProcessExecutor, trial: int = 0) -> dict[str, object]:
     return dict(end.details)
 
 
+def alive(process: psutil.Process | int) -> bool:
+    """Whether it runs; an orphan that has died waits for the system's init to take note, which may take seconds."""
+    try:
+        process = psutil.Process(process) if isinstance(process, int) else process
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def until(condition: object, seconds: float = 30.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -79,7 +88,7 @@ def test_when_the_server_dies_its_trials_are_lost_and_the_next_one_gets_a_new_se
     os.kill(dead, signal.SIGKILL)
     end = everything(executor)[-1]
     assert isinstance(end, Outcome) and end.ending is Ending.LOST
-    assert until(lambda: not psutil.pid_exists(trial))
+    assert until(lambda: not alive(trial))
     assert details(executor, 1)["parent"] != dead
 
 
@@ -121,7 +130,7 @@ def test_closing_kills_busy_trials_and_the_server_within_moments(executor: Proce
     began = time.monotonic()
     executor.close()
     assert time.monotonic() - began < 2
-    assert until(lambda: not psutil.pid_exists(trial) and not psutil.pid_exists(server))
+    assert until(lambda: not alive(trial) and not alive(server))
 
 
 def test_a_preload_that_cannot_be_imported_is_told_in_one_line() -> None:
@@ -194,7 +203,7 @@ def test_a_busy_trial_and_the_server_die_with_a_killed_coordinator_within_two_se
     coordinator.kill()
     coordinator.wait()
     coordinator.stdout.close()
-    assert until(lambda: not psutil.pid_exists(trial) and not psutil.pid_exists(server), seconds=2.0)
+    assert until(lambda: not alive(trial) and not alive(server), seconds=2.0)
     [left] = scratch.iterdir()
     with closing(ProcessExecutor("tests.fakes")) as first, closing(ProcessExecutor("tests.fakes")) as second:
         for executor in (first, second):
@@ -215,7 +224,7 @@ def test_a_server_that_still_imports_dies_with_its_coordinator_too() -> None:
         server = int(coordinator.stdout.readline())
         time.sleep(0.5)
         coordinator.kill()
-    assert until(lambda: not psutil.pid_exists(server), seconds=2.0)
+    assert until(lambda: not alive(server), seconds=2.0)
 
 
 def test_two_hundred_trials_leave_no_process_no_descriptor_and_no_memory_behind(executor: ProcessExecutor) -> None:

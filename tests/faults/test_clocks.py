@@ -21,6 +21,7 @@ NOTED = {
     ("autofash/cli/terminal.py", "ago"),
     ("autofash/refitting.py", "_now"),
     ("autofash/report/facts.py", "gather"),
+    ("autofash/study/imports.py", "add_foreign"),
     ("autofash/study/ledger.py", "create_or_load"),
     ("autofash/study/writer.py", "_now"),
 }

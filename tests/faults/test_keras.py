@@ -13,7 +13,7 @@ import pytest
 from autofash.records import State
 from autofash.study import load_study
 from tests.cli.test_commands import AUTOFASH
-from tests.executors.test_processes import until
+from tests.executors.test_processes import alive, until
 from tests.faults import searching
 from tests.faults.invariant import broken
 from tests.faults.searching import STUDY, assert_one_line
@@ -71,7 +71,7 @@ def test_real_trials_and_searches_that_are_killed_and_interrupted_cost_nothing_t
     family = psutil.Process(search.pid).children(recursive=True)
     search.kill()
     searching.end(search)
-    assert until(lambda: not any(process.is_running() for process in family), seconds=2.0)
+    assert until(lambda: not any(alive(process) for process in family), seconds=2.0)
 
     search = searching.started([*AUTOFASH, *SEARCH, "--trials", "2", "--quiet"])
     code, _, err = searching.end(search)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.executors.test_processes import until
+from tests.executors.test_processes import alive, until
 from tests.faults import searching
 from tests.faults.searching import STARTED, assert_kept, assert_one_line
 
@@ -54,5 +54,5 @@ def test_a_second_signal_ends_the_search_within_a_second_and_its_trials_with_it(
     asked = time.monotonic()
     code, rest, err = searching.end(process)
     assert code == 128 + number and time.monotonic() - asked < 1
-    assert until(lambda: not any(child.is_running() for child in children), seconds=2)
+    assert until(lambda: not any(alive(child) for child in children), seconds=2)
     assert_kept(out + rest, err)

@@ -95,7 +95,7 @@ def test_what_is_not_utf8_or_not_toml_is_told_with_its_place() -> None:
     assert "not TOML: Invalid value (at line 2, column 10)" in complaints("format = 1\nfamily = \n")[0]
     assert "not TOML" in complaints(b"\x00\x01\x02")[0] and "not TOML" in complaints('{"format": 1}')[0]
     assert "more than 200 characters (at line 3, column 8)" in complaints(HEAD + "x    = 0x" + "f" * 10_000)[0]
-    assert len(complaints(HEAD + f'"{"k" * 100_000}" = 1')[0]) < 200
+    assert len(complaints(HEAD + f'"{"k" * 100_000}" = 1')[0]) < 300
 
 
 def test_a_file_that_cannot_be_read_is_told_by_the_systems_own_word() -> None:
