@@ -299,3 +299,12 @@ def ask_in_vain(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     """Ask, and break before there is a model."""
     report(Suggest(spec.trial, "key", {"type": "choice", "values": ["nothing"]}))
     raise KeyError("nothing")
+
+
+def ask_for_half(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Ask for one of the parameters that `ask_and_learn` asks for, and for one of its own."""
+    report(Suggest(spec.trial, "kind", {"type": "choice", "values": ["mlp", "cnn"]}))
+    report(Suggest(spec.trial, "place", {"type": "float", "low": 0.0, "high": 1.0}))
+    if report(ModelBuilt(spec.trial, parameters=7, work=1e6)).action is Action.GO:
+        report(report_of(spec, 1, 0.5))
+    return {}

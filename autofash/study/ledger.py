@@ -354,7 +354,9 @@ class Study:
 
     def config_of(self, trial: FrozenTrial) -> Config:
         """The config that a trial's model is built from, "family" included; what is known of it, for one that waits."""
-        params = {**noted_config(trial), **trial.params}
+        # A hypermodel asks for what it wants, which may be less than it was queued with.
+        whole = self.space.hypermodel is not None and trial.state.is_finished() and trial.params
+        params = trial.params if whole else {**noted_config(trial), **trial.params}
         if not params:
             return {}
         return self.space.expand({**self.space.begun(), **params})

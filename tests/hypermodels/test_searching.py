@@ -139,6 +139,15 @@ def test_a_killed_search_resumes_with_the_same_parameters(workplace: Path) -> No
         assert first.config.items() <= trial.config.items() and first.seed == trial.seed
 
 
+def test_a_config_is_what_was_asked_for_not_what_was_queued() -> None:
+    first, _ = search(study="first", trials=6, pruner="none")
+    searched = first.trials()
+    study, _ = search("ask_for_half", study="second", warm_start="first", trials=3, pruner="none")
+    queued = [trial for trial in study.trials() if trial.origin.startswith("warm start")]
+    assert queued and all("learning_rate" in trial.config for trial in searched)
+    assert all("kind" in trial.config and "learning_rate" not in trial.config for trial in queued if trial.finished)
+
+
 def test_a_confirmation_runs_configs_that_the_search_has_shown() -> None:
     study, _ = search(trials=6, pruner="none")
     confirmed = confirm(study, top=2, seeds=2, task="tests.fakes:ask_and_learn")
