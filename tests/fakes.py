@@ -308,3 +308,9 @@ def ask_for_half(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     if report(ModelBuilt(spec.trial, parameters=7, work=1e6)).action is Action.GO:
         report(report_of(spec, 1, 0.5))
     return {}
+
+
+def ask_for_pixels(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
+    """Ask for a parameter by a name that every hypermodel's config has."""
+    report(Suggest(spec.trial, "pixels", {"type": "int", "low": 8, "high": 32}))
+    return {}

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from autofash.errors import printable
 from autofash.figures import value_text
+from autofash.space import RESERVED
 
 console = Console(highlight=False)
 BARS = "▁▂▃▄▅▆▇█"
@@ -44,8 +45,6 @@ FIRST = (
     "learning_rate",
 )
 
-TOLD_ONCE = ("family", "hypermodel", "pixels", "flat")  # of a user's own code, the same in every trial of its study
-
 
 def say(text: str) -> None:
     """A line with rich's markup, never wrapped: what stands in it may be copied whole."""
@@ -64,7 +63,7 @@ def sparkline(curve: Sequence[float], width: int = 12) -> str:
 
 def config_text(config: Mapping[str, object], most: int | None = None) -> str:
     """A config on one line, the telling parameters first; at most this many."""
-    telling = [name for name in config if "hypermodel" not in config or name not in TOLD_ONCE]
+    telling = [name for name in config if "hypermodel" not in config or name not in RESERVED]
     order = [name for name in FIRST if name in telling] + [name for name in telling if name not in FIRST]
     parts = [
         value_text(config[name]) if name == "family" else f"{name} {value_text(config[name])}" for name in order[:most]

@@ -31,8 +31,14 @@ def asking(answers: MutableMapping[str, Value], ask: Ask) -> Ask:
 
 
 def hyperparameters(ask: Ask) -> Any:
-    """A keras_tuner.HyperParameters whose values are asked for, one by one, as a builder comes to them."""
-    import keras_tuner
+    """A keras_tuner.HyperParameters whose values are asked for, one by one, as a builder comes to them.
+
+    Raises InfeasibleConfig where KerasTuner cannot be imported.
+    """
+    try:
+        import keras_tuner
+    except ImportError as error:
+        raise InfeasibleConfig(f"build(hp) needs KerasTuner: {error}", "pip install 'autofash[keras-tuner]'") from None
 
     class Asked(keras_tuner.HyperParameters):
         """Conditional and name scopes, defaults and inactive parameters stay KerasTuner's own."""
@@ -59,7 +65,7 @@ def _asked_for(hp: Any, ask: Ask) -> Any:
     sampling, whole = hp.sampling or "linear", kind == "Int"
     if (sampling == "log" and hp.step is None) or sampling == "linear":
         step = hp.step or (1 if whole else None)
-        high = hp.max_value if step is None else hp.min_value + math.floor((hp.max_value - hp.min_value) / step) * step
+        high = _last(hp.min_value, hp.max_value, step)
         made: Param = (
             IntParam(low=hp.min_value, high=int(high), step=int(step or 1), log=sampling == "log")
             if whole
@@ -69,6 +75,11 @@ def _asked_for(hp: Any, ask: Ask) -> Any:
     # By factors of step, or denser towards the upper end: KerasTuner knows the values.
     points = hp.values if hp.step is not None else [hp.prob_to_value((n + 0.5) / REVERSED) for n in range(REVERSED)]
     return _one_of(hp.name, sorted({int(value) if whole else float(value) for value in points}), ask)
+
+
+def _last(low: float, high: float, step: float | None) -> float:
+    """The highest value that steps from low reach; 0.1 and six steps of 0.1 is 0.7, though floats come out a hair below."""
+    return high if step is None else round(low + math.floor((high - low) / step + 1e-8) * step, 12)
 
 
 def _one_of(name: str, values: Sequence[T], ask: Ask) -> T:
@@ -91,15 +102,14 @@ class TrialAsking:
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """A whole number from low to high; see optuna.Trial.suggest_int."""
-        made = IntParam(low=low, high=low + (high - low) // step * step, step=step, log=log)
+        made = IntParam(low=low, high=int(_last(low, high, step)), step=step, log=log)
         return int(self._noted(name, self._ask(name, made)))
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """A number from low to high; see optuna.Trial.suggest_float."""
-        top = high if step is None else round(low + math.floor((high - low) / step + 1e-8) * step, 12)
-        made = FloatParam(low=float(low), high=float(top), step=step, log=log)
+        made = FloatParam(low=float(low), high=float(_last(low, high, step)), step=step, log=log)
         return float(self._noted(name, self._ask(name, made)))
 
     def suggest_categorical(self, name: str, choices: Sequence[T]) -> T:

@@ -6,8 +6,8 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from autofash.hypermodels.asking import Ask, TrialAsking, asking, hyperparameter
 from autofash.hypermodels.feeding import Feed, check_outputs, is_sparse, puts_out_logits, takes_grey
 from autofash.hypermodels.source import asks_like_optuna, blaming, load
 from autofash.records import Action, EpochReport, ModelBuilt, Report, Suggest, TrialSpec, Value
-from autofash.space import Param
+from autofash.space import RESERVED, Param
 from autofash.training import probabilities, scores, take_resources, work_of
 
-if find_spec("keras_tuner"):
+with suppress(ImportError):  # who needs it and has it not is told when it is asked for
     import keras_tuner  # noqa: F401  (once, before trials are forked: it takes a second)
 
 Array = np.ndarray
@@ -82,7 +82,7 @@ def refitted(
 def build(spec: TrialSpec, images: Array, classes: int, ask: Ask) -> Built:
     """Build what the user's code describes for these training images, asking for what spec.config does not hold."""
     config, source = spec.config, str(spec.config["hypermodel"])
-    answers: dict[str, Value] = dict(config)
+    answers = {name: value for name, value in config.items() if name not in RESERVED}
     feed = Feed.of(config, images)
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     found, fit = load(source), None

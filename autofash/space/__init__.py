@@ -10,12 +10,13 @@ from autofash.space.files import (
     space_from_table,
 )
 from autofash.space.params import BoolParam, ChoiceParam, FloatParam, IntParam, Param
-from autofash.space.space import HYPERMODEL, IMPORTED, PIXELS, Hypermodel, NamedConfig, Space
+from autofash.space.space import HYPERMODEL, IMPORTED, PIXELS, RESERVED, Hypermodel, NamedConfig, Space
 
 __all__ = [
     "HYPERMODEL",
     "IMPORTED",
     "PIXELS",
+    "RESERVED",
     "BoolParam",
     "ChoiceParam",
     "FloatParam",

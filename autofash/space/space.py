@@ -38,6 +38,7 @@ class Hypermodel:
     flat: bool = False  # an image is (pixels,) instead of (height, width, channels)
 
 
+RESERVED = ("family", "hypermodel", "pixels", "flat")  # what a hypermodel's config has besides its parameters
 PIXELS = (
     "raw",
     "unit",
@@ -276,7 +277,7 @@ class Space:
         if self.hypermodel.pixels not in PIXELS:
             yield Problem(*unknown("way to feed pixels", self.hypermodel.pixels, PIXELS), where)
         for name, param in self.params.items():
-            if name in self.expand({}):
+            if name in RESERVED:
                 yield Problem(f"a hypermodel's parameter cannot be called {name}", "another name", self._where(name))
             yield from (Problem(fact, fix, self._where(name)) for _, fact, fix in param.faults())
 

@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from autofash.errors import ResourceError, cannot_write
@@ -53,29 +50,6 @@ class Answer:
     keep: frozenset[int] | None = (
         None  # trials (first attempts) whose checkpoints it may still want; None: it has not said
     )
-
-
-class OracleSampler(BaseSampler):
-    """Hands a proposal to Optuna, as one trial's sampler."""
-
-    def __init__(self, proposal: Proposal) -> None:
-        self.config = dict(proposal.config)  # grows with what shows itself while a hypermodel builds
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Nothing is drawn jointly."""
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Nothing is drawn jointly."""
-        return {}
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Value:
-        """The proposed value."""
-        return self.config[param_name]
 
 
 class Helper:

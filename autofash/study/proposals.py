@@ -17,9 +17,9 @@ from autofash import failpoints
 from autofash.records import Config, Rerun, StudySettings
 from autofash.space import NamedConfig, Param, Space
 from autofash.study.ledger import as_json, noted_config, reports_of
-from autofash.study.oracles import ORACLES, Answer, Oracle, OracleSampler, Proposal, last_attempt
+from autofash.study.oracles import ORACLES, Answer, Oracle, Proposal, last_attempt
 from autofash.study.rows import LeanStorage
-from autofash.study.samplers import LEARN, as_seen, key_of, make_sampler, suggest, untried
+from autofash.study.samplers import LEARN, GivenSampler, as_seen, key_of, make_sampler, suggest, untried
 from autofash.study.underway import Underway
 from autofash.study.warm import leaders, shown_trials
 
@@ -73,7 +73,7 @@ class Proposals:
                 if proposal is None and not self._waiting:
                     return None
             study = as_seen(self._study, paused, self.hints())
-            study.sampler = OracleSampler(proposal) if proposal else self._sampler(number)
+            study.sampler = GivenSampler(proposal.config) if proposal else self._sampler(number)
             # Hyperband would show the sampler one bracket only, or all, depending on the last report.
             study.pruner = optuna.pruners.NopPruner()
             queued = self._waiting > 0
@@ -123,7 +123,7 @@ class Proposals:
         Apart from the suggestion, which is a commit: an oracle may take its time.
         """
         sampler = (running.drawing or running.trial).study.sampler
-        if self.oracle is not None and isinstance(sampler, OracleSampler) and name not in sampler.config:
+        if self.oracle is not None and isinstance(sampler, GivenSampler) and name not in sampler.config:
             # Another seed for each name: else all would lie equally high in their ranges.
             seed = random.Random(f"{running.seed}/{name}").randrange(2**31)
             sampler.config[name] = self.oracle.draw(name, param, seed)

@@ -119,20 +119,14 @@ def _pruned(trial: FrozenTrial) -> FrozenTrial:
     return shown
 
 
-class GridSampler(BaseSampler):
-    """Every config of a space once, in the order of its file. Optuna's own grid has no conditional parameters.
+class GivenSampler(BaseSampler):
+    """Hands a config that is chosen already to Optuna, as one trial's sampler.
 
-    Asked for a config when none is left, it draws the last again: look at `untried` first.
+    config: in the space's own parameters; it grows with what shows itself while a hypermodel builds.
     """
 
-    def __init__(self, space: Space) -> None:
-        self._configs = [space.own(config) for config in space.grid()]
-        self._chosen: dict[int, Config] = {}
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Take the first config that is left."""
-        left = untried(study, self._configs)
-        self._chosen = {trial.number: left[0] if left else self._configs[-1]}
+    def __init__(self, config: Config) -> None:
+        self.config = dict(config)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Nothing is drawn jointly."""
@@ -147,8 +141,24 @@ class GridSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Value:
-        """The chosen config's value."""
-        return self._chosen[trial.number][param_name]
+        """The config's value."""
+        return self.config[param_name]
+
+
+class GridSampler(GivenSampler):
+    """Every config of a space once, in the order of its file. Optuna's own grid has no conditional parameters.
+
+    Asked for a config when none is left, it hands out the last again: look at `untried` first.
+    """
+
+    def __init__(self, space: Space) -> None:
+        super().__init__({})
+        self._configs = [space.own(config) for config in space.grid()]
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Take the first config that is left."""
+        left = untried(study, self._configs)
+        self.config = dict(left[0] if left else self._configs[-1])
 
 
 def untried(study: optuna.Study, configs: Sequence[Config]) -> list[Config]:

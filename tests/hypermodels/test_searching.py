@@ -98,6 +98,11 @@ def test_a_study_is_not_resumed_with_another_model_or_fed_otherwise(changed: dic
         search(study="mine", trials=4, **changed)
 
 
+def test_a_parameter_with_a_name_that_a_config_has_already_is_refused_not_answered_with_that() -> None:
+    with pytest.raises(SpaceError, match="cannot be called pixels"):
+        search("ask_for_pixels")
+
+
 def test_bounds_may_move_and_the_space_grows_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     search(study="mine", trials=8)
     monkeypatch.setenv("AUTOFASH_FAKE_FILTERS", "64")

@@ -15,7 +15,7 @@ import pytest
 from autofash import loop
 from autofash.errors import ResourceError, UsageError
 from autofash.loop import SearchEvent, TrialBegan, TrialEnded, TrialReported
-from autofash.records import Ending, EpochReport, Outcome, State, StudySettings
+from autofash.records import Ending, EpochReport, Outcome, State, StudySettings, Value
 from autofash.request import SearchRequest
 from autofash.space import ChoiceParam, FloatParam, IntParam, Space, load_space
 from autofash.study import Study, StudyWriter, leaders, load_study, oracles
@@ -148,7 +148,7 @@ def test_an_oracle_that_is_opened_again_and_again_proposes_what_a_whole_one_does
 
 
 def test_a_gaussian_process_that_is_resumed_goes_on_from_all_that_was_tried(lent: None) -> None:
-    drawn: dict[str, list[object]] = {}
+    drawn: dict[str, list[dict[str, Value]]] = {}
     for name, times in (("whole", 1), ("cut", 2)):
         drawn[name] = []
         for _ in range(times):
@@ -156,7 +156,7 @@ def test_a_gaussian_process_that_is_resumed_goes_on_from_all_that_was_tried(lent
             drawn[name] += [dict(trial.config) for trial in ran(writer, 12 // times)]
             writer.close()
     assert drawn["cut"] == drawn["whole"] and len({str(config) for config in drawn["whole"]}) == 12
-    best = [abs(float(config["learning_rate"]) - 2e-3) for config in drawn["whole"]]  # type: ignore[index]
+    best = [abs(float(config["learning_rate"]) - 2e-3) for config in drawn["whole"]]
     assert min(best[9:]) < sorted(best[:9])[4], "it has learnt where the best ones lie"
 
 
