@@ -17,13 +17,14 @@ from autofash.checkpoint import Checkpoint
 from autofash.data.augment import Augmentation
 from autofash.data.batches import Batches
 from autofash.errors import InfeasibleConfig
+from autofash.models.averaging import averaging
 from autofash.models.fused import fuse_normalization
 from autofash.records import Action, Config, EpochReport, ModelBuilt, Report, TrialSpec
 from autofash.space import HYPERMODEL
 
 Array = np.ndarray
 EARLY_SHARE = 4  # an early look takes in every fourth validation image: a look may not cost more than the rung
-SETTLING_BATCHES = 8  # whose statistics batch normalization predicts with at an early look
+SETTLING_BATCHES = 8  # whose statistics batch normalization predicts with
 PREDICT_BATCH = 1000  # large batches predict 1.3 times faster than batches of 128 here, and hold 60 MB at 28 × 28
 
 
@@ -63,8 +64,11 @@ def take_resources(spec: TrialSpec) -> None:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
+        from autofash.data import untuned
+
         tf.config.threading.set_intra_op_parallelism_threads(spec.threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+        untuned.end_at_once()
     elif keras.backend.backend() == "torch":
         import torch
 
@@ -89,7 +93,7 @@ def prepared(model: keras.Model, spec: TrialSpec, images: int) -> keras.Model:
 
 
 def optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer of a config over this many steps, its schedule included.
+    """The optimizer of a config over this many steps, its schedule included; it averages the latest weights.
 
     schedule: "constant"; "cosine" falls to zero; "onecycle" rises over the first quarter, then falls as cosine
     (Smith & Topin 2018, arXiv:1708.07120).
@@ -107,15 +111,15 @@ def optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
     decay = float(config.get("weight_decay", 0.0)) or None
     match config.get("optimizer", "adam"):
         case "sgd":
-            return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
+            return averaging(keras.optimizers.SGD)(rate, momentum=0.9, nesterov=True, weight_decay=decay)
         case "adamw":
-            return keras.optimizers.AdamW(rate, weight_decay=decay or 0.0)
+            return averaging(keras.optimizers.AdamW)(rate, weight_decay=decay or 0.0)
         case "lion":
-            return keras.optimizers.Lion(rate, weight_decay=decay)
+            return averaging(keras.optimizers.Lion)(rate, weight_decay=decay)
         case "muon":
-            return keras.optimizers.Muon(rate, weight_decay=decay or 0.0)
+            return averaging(keras.optimizers.Muon)(rate, weight_decay=decay or 0.0)
         case _:
-            return keras.optimizers.Adam(rate, weight_decay=decay)
+            return averaging(keras.optimizers.Adam)(rate, weight_decay=decay)
 
 
 def fit(
@@ -132,6 +136,8 @@ def fit(
     keep_each_epoch: bool = False,
 ) -> None:
     """Train a compiled model, reporting at the early look and after each epoch, until spec.until, `epochs`, a STOP or a PAUSE.
+
+    What is looked at, and what the model is left with, is the average of its latest weights.
 
     watched: validation images and labels; None where there are none (a refit), and then the reports carry the training figures.
     checkpoint: where a state that is there is gone on from, and where it is kept at a pause, at the end of a trial that another
@@ -157,12 +163,7 @@ def fit(
             continue
         train = _train(model, batches, done, step)
         done = step
-        if watched is None:
-            seen = train
-        elif epoch == 0:
-            seen = _early_look(model, watched, batches, step)
-        else:
-            seen = scores(probabilities(model, watched[0]), watched[1])
+        seen = train if watched is None else _look(model, watched, batches, every=1 if epoch else EARLY_SHARE)
         verdict = report(
             EpochReport(
                 trial=spec.trial,
@@ -181,7 +182,8 @@ def fit(
         if checkpoint and (keep_each_epoch or verdict.action is Action.PAUSE or (ends and spec.until)):
             checkpoint.save(model, last if stopped else step)
         if ends:
-            return
+            break
+    _take_averages(model, batches)
 
 
 def work_of(model: keras.Model) -> float:
@@ -270,30 +272,31 @@ def _train(model: keras.Model, batches: Batches, begin: int, end: int) -> dict[s
     return {"accuracy": accuracy, "macro_f1": accuracy, "loss": loss}
 
 
-def _early_look(model: keras.Model, watched: tuple[Array, Array], batches: Batches, step: int) -> dict[str, float]:
-    """How good the model is on every fourth validation image; nothing of its training is changed."""
-    kept = [(variable, np.array(variable)) for variable in model.non_trainable_variables]
-    _settle_normalization(model, batches, step)
-    images, labels = (array[::EARLY_SHARE] for array in watched)
+def _look(model: keras.Model, watched: tuple[Array, Array], batches: Batches, every: int) -> dict[str, float]:
+    """How good the average of the latest weights is on every so many-th validation image. The training does not notice."""
+    kept = [(variable, np.array(variable)) for variable in model.variables]
+    _take_averages(model, batches)
+    images, labels = (array[::every] for array in watched)
     seen = scores(probabilities(model, images), labels)
     for variable, value in kept:
         variable.assign(value)
     return seen
 
 
-def _settle_normalization(model: keras.Model, batches: Batches, step: int) -> None:
-    """Take the averages of batch normalization anew, over the last batches before a step, with the weights as they are.
+def _take_averages(model: keras.Model, batches: Batches) -> None:
+    """Put the average of the latest weights into the model, and take batch normalization's anew, over some batches, for them.
 
-    The running averages lag behind weights that change fast: after 32 steps a model that had been right on 69 % of its
-    training images was right on 60 % of the others, while models without normalization were far better than on theirs.
-    Source: Wu & Johnson 2021, arXiv:2105.07576, section 3.
+    Its running averages belong to weights of other steps. Source: Izmailov et al. 2018, arXiv:1803.05407, section 3.2; Wu &
+    Johnson 2021, arXiv:2105.07576, section 3.
     """
+    for variable, average in zip(model.trainable_variables, model.optimizer.averages, strict=True):
+        variable.assign(average)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in layers]
-    for number in range(min(SETTLING_BATCHES, step) if layers else 0):
+    for number in range(min(SETTLING_BATCHES, batches.per_epoch) if layers else 0):
         for layer in layers:
             layer.momentum = number / (number + 1)  # so that each batch counts alike
-        model(batches.batch(step - 1 - number)[0], training=True)
+        model(batches.batch(number)[0], training=True)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
 

@@ -111,7 +111,8 @@ def look_early(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
         step = -(-images // batches.size)
         training._train(model, batches, done, step)
         done = step
-        seen = training._early_look(model, (found.validation_images, found.validation_labels), batches, step)
+        watched = (found.validation_images, found.validation_labels)
+        seen = training._look(model, watched, batches, training.EARLY_SHARE)
         looks[str(images)] = round(seen["accuracy"], 5)
     return {"looks": looks, "work": training.work_of(model)}
 

@@ -372,7 +372,14 @@ def test_an_unknown_combination_is_one_line_with_what_there_is(engine: str, name
 def test_real_trials_are_continued_by_kerastuners_hyperband(lent: None) -> None:
     events: list[SearchEvent] = []
     request = SearchRequest(
-        dataset="digits", space="mlp", epochs=3, trials=5, engine="keras-tuner", sampler="hyperband", starters=False
+        dataset="digits",
+        space="mlp",
+        epochs=3,
+        trials=5,
+        workers=1,
+        engine="keras-tuner",
+        sampler="hyperband",
+        starters=False,
     )
     study = loop.search(request, [events.append])
     continued = [trial for trial in study.trials() if trial.continues is not None]
