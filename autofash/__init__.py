@@ -161,7 +161,7 @@ def search(
     """
     from autofash import loop
     from autofash.request import SearchRequest
-    from autofash.study.ledger import DEFAULT_STORAGE
+    from autofash.study.storage import DEFAULT_STORAGE
 
     request = SearchRequest(
         space=str(space) if isinstance(space, Path) else space,

@@ -14,8 +14,8 @@ from autofash.loop import Listener, conduct, outlasting
 from autofash.records import Rerun
 from autofash.request import Progress, SearchRequest, task_of
 from autofash.study import Confirmed, Study, StudyWriter, check_searched, confirmed, leaders
-from autofash.study.ledger import confirmation_name
 from autofash.study.proposals import QUEUE, seed_of
+from autofash.study.storage import confirmation_name
 
 MOST_SEEDS = 100
 

@@ -14,7 +14,7 @@ from autofash.records import State, StudySettings
 from autofash.space import IMPORTED, ChoiceParam, Param, Space
 from autofash.study import Study
 from autofash.study.imports import Foreign, add_foreign, foreign_ids, imported_study
-from autofash.study.ledger import DEFAULT_STORAGE, check_name, fitting_name
+from autofash.study.storage import DEFAULT_STORAGE, check_name, fitting_name
 
 # Fractions of right answers on validation data, as Keras names them; the first that a study's trials have is its objective.
 ACCURACIES = (

@@ -27,6 +27,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to 
 
 def storage_url(chosen: str | None) -> str:
     """The chosen database, or the default one."""
-    from autofash.study.ledger import DEFAULT_STORAGE
+    from autofash.study.storage import DEFAULT_STORAGE
 
     return chosen or DEFAULT_STORAGE

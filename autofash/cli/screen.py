@@ -34,8 +34,8 @@ from autofash.loop import (
 from autofash.records import EpochReport, Started, State, TrialRecord
 from autofash.request import Progress
 from autofash.study import Study
-from autofash.study.ledger import is_confirmation
 from autofash.study.samplers import LEARN
+from autofash.study.storage import is_confirmation
 
 RECENT = 6  # finished trials on the screen
 KILLED = "its process was killed"  # how the reason of such a trial begins

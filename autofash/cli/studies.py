@@ -23,7 +23,7 @@ def studies(
     from autofash.cli.terminal import ago, console, plain, print_json, say, shown, table
     from autofash.figures import percent
     from autofash.study import list_studies
-    from autofash.study.ledger import upgrade as upgraded
+    from autofash.study.storage import upgrade as upgraded
 
     if upgrade:
         kept = upgraded(storage_url(storage))

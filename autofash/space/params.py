@@ -167,15 +167,15 @@ class ChoiceParam(_Param):
         return rng.choice(self.values)
 
     def nearest(self, value: Value | None) -> Value:
-        """The same value, else the number that is nearest to a number, by ratio above 0, else the first value."""
+        """The same value, else the number that is nearest to a number (whole ones by difference, others above 0 by ratio, of two alike the
+        smaller), else the first value."""
         if value is not None and self.holds(value):
             return value
         numbers = [own for own in self.values if not isinstance(own, str | bool)]
         if not numbers or value is None or isinstance(value, str | bool):
             return self.values[0]
-        if min(value, *numbers) > 0:
-            return min(numbers, key=lambda own: abs(math.log(own / value)))
-        return min(numbers, key=lambda own: abs(own - value))
+        by_ratio = min(value, *numbers) > 0 and not all(isinstance(number, int) for number in (value, *numbers))
+        return min(sorted(numbers), key=lambda own: abs(math.log(own / value) if by_ratio else own - value))
 
 
 class BoolParam(_Param):

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from autofash.errors import StudyMissing, UsageError
 from autofash.intervals import Interval, apart, over_seeds
 from autofash.records import State, TrialRecord
-from autofash.study.ledger import Study, confirmation_name, is_confirmation
+from autofash.study.ledger import Study
 from autofash.study.samplers import key_of
+from autofash.study.storage import confirmation_name, is_confirmation
 
 
 @dataclass(frozen=True, slots=True)

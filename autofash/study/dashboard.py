@@ -27,7 +27,8 @@ from optuna_dashboard._note import note_str_key_prefix, note_ver_key
 
 from autofash.errors import AutofashError, ResourceError
 from autofash.records import State, TrialRecord
-from autofash.study.ledger import FORMAT, Study, artifact_store, ledger_errors, open_storage, sqlite_path
+from autofash.study.ledger import FORMAT, Study
+from autofash.study.storage import artifact_store, ledger_errors, open_storage, sqlite_path
 
 HOST = "127.0.0.1"
 RENEW_SECONDS = 2.0

@@ -9,7 +9,8 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
-from autofash.study.ledger import Study, ledger_errors
+from autofash.study.ledger import Study
+from autofash.study.storage import ledger_errors
 
 FEWEST = 20  # finished trials: the best fifth of fewer is less than four
 BEST = 0.2  # of the finished trials

@@ -15,9 +15,10 @@ from optuna.trial import TrialState, create_trial
 from autofash.errors import StudyMismatch
 from autofash.records import Config, State, StudySettings
 from autofash.space import Param
-from autofash.study.ledger import Study, as_json, ledger_errors, storage_argument, study_names, understood
+from autofash.study.ledger import Study, as_json, study_names
 from autofash.study.opening import OpenedStudy
 from autofash.study.samplers import distribution
+from autofash.study.storage import ledger_errors, storage_argument, understood
 
 FOREIGN = "foreign"  # the attribute that holds a trial's id in the program that it comes from
 AT_ONCE = 50  # trials in one commit, a second or so: nobody waits for long

@@ -10,21 +10,19 @@ import optuna
 from autofash.errors import StudyMismatch
 from autofash.records import StudySettings
 from autofash.space import space_from_table
-from autofash.study.ledger import (
-    Study,
+from autofash.study.ledger import Study, create_or_load, study_names
+from autofash.study.lock import ServerLock, StudyLock, creating
+from autofash.study.soundness import check_local
+from autofash.study.storage import (
     artifacts,
     check_name,
-    create_or_load,
     examine,
     is_confirmation,
     ledger_errors,
     open_storage,
     sqlite_path,
-    study_names,
     understood,
 )
-from autofash.study.lock import ServerLock, StudyLock, creating
-from autofash.study.soundness import check_local
 
 FIXED_SETTINGS = ("data_fingerprint", "space_fingerprint", "objective", "epochs", "seed", "validation")
 

@@ -32,12 +32,13 @@ from autofash.records import (
     Verdict,
 )
 from autofash.space import NamedConfig, Param
-from autofash.study.ledger import as_json, ledger_errors, noted_config, reports_of, understood
+from autofash.study.ledger import as_json, noted_config, reports_of
 from autofash.study.opening import OpenedStudy
 from autofash.study.oracles import HYPERBAND, first_attempt
 from autofash.study.proposals import QUEUE, Proposals, epochs_of
 from autofash.study.pruners import check_pruner, make_pruning
 from autofash.study.samplers import check_sampler, key_of, suggest_one
+from autofash.study.storage import ledger_errors, understood
 from autofash.study.underway import Situation, Underway
 
 MOST_REPEATS = 20  # in a row, of a hypermodel; it has nothing new to offer then

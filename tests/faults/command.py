@@ -147,7 +147,7 @@ def serve() -> None:
     """Fork a process for each order that comes in, and say how it ends; return in that process, which is to carry it out."""
     from autofash import cli, confirming, export, loop, refitting  # noqa: F401
     from autofash.cli import screen, show, terminal  # noqa: F401
-    from autofash.study.ledger import open_storage
+    from autofash.study.storage import open_storage
 
     with tempfile.TemporaryDirectory() as folder:  # imports what Optuna imports no sooner
         open_storage(f"sqlite:///{folder}/studies.db", write=True).engine.dispose()

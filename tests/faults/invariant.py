@@ -24,7 +24,7 @@ from autofash import manifest
 from autofash.errors import UnsafeFile
 from autofash.records import TrialRecord
 from autofash.study import Study
-from autofash.study.ledger import sqlite_path
+from autofash.study.storage import sqlite_path
 
 FINISHED = ("COMPLETE", "PRUNED")
 ORPHANS_SECONDS = 2.0  # that a dead coordinator's processes may take to end

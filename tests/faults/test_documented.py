@@ -46,7 +46,7 @@ def test_every_code_that_the_program_knows_is_listed_and_no_other() -> None:
 def test_every_limit_of_time_that_the_page_names_is_the_programs_own() -> None:
     from autofash import loop
     from autofash.executors import processes
-    from autofash.study import ledger, soundness
+    from autofash.study import soundness, storage
 
-    assert (soundness.WARN_SECONDS, ledger.LOCK_SECONDS, loop.LOST_SECONDS) == (5, 120, 120)
+    assert (soundness.WARN_SECONDS, storage.LOCK_SECONDS, loop.LOST_SECONDS) == (5, 120, 120)
     assert (processes.GRACE_SECONDS, loop.PATIENCE_SECONDS, loop.MOST_FAILURES) == (10, 3600, 10)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autofash.errors import AutofashError, UsageError, printable
-from autofash.study.ledger import NAME, check_name, fitting_name
+from autofash.study.storage import NAME, check_name, fitting_name
 from tests.cli.test_commands import AUTOFASH
 from tests.faults import searching
 from tests.faults.searching import STORAGE, TOLD

@@ -21,8 +21,8 @@ from autofash.errors import Problem, UnsafeFile, UsageError, without_secrets
 from autofash.request import SearchRequest
 from autofash.study import load_study
 from autofash.study.dashboard import Dashboard
-from autofash.study.ledger import check_name, redacted
 from autofash.study.samplers import make_sampler
+from autofash.study.storage import check_name, redacted
 from tests.conftest import ROOT
 from tests.contracts.test_sampler import STEPPED
 

@@ -18,8 +18,8 @@ import pytest
 
 from autofash.errors import AutofashError, LedgerError, ResourceError
 from autofash.loop import SearchEvent, TrialEnded
-from autofash.study import Study, StudyWriter, ledger, list_studies, load_study, soundness
-from autofash.study.ledger import LOCK_SECONDS, open_storage
+from autofash.study import Study, StudyWriter, list_studies, load_study, soundness, storage
+from autofash.study.storage import LOCK_SECONDS, open_storage
 from tests.cli.test_commands import autofash
 from tests.faults import searching
 from tests.faults.searching import STARTED, STORAGE, STUDY, TOLD, USUAL, assert_kept, assert_one_line
@@ -92,14 +92,14 @@ def test_a_disk_that_fills_up_ends_the_search_in_one_line_and_it_goes_on_once_th
 
 def test_a_ledger_that_may_not_grow_any_more_is_a_full_disk_too(monkeypatch: pytest.MonkeyPatch, study: str) -> None:
     size = LEDGER.stat().st_size
-    pragmas = ledger._pragmas
+    pragmas = storage._pragmas
 
     def full(connection: sqlite3.Connection, record: object) -> None:
         pragmas(connection, record)
         connection.execute(f"PRAGMA max_page_count = {size // 4096}")
 
     with monkeypatch.context() as small:
-        small.setattr(ledger, "_pragmas", full)
+        small.setattr(storage, "_pragmas", full)
         with pytest.raises(ResourceError) as caught:
             again(40)
     assert (caught.value.code, caught.value.exit_code) == ("E-DISK-FULL", 6)
@@ -165,7 +165,7 @@ def test_a_lock_that_is_never_given_up_ends_the_search_and_the_next_one_goes_on(
     monkeypatch: pytest.MonkeyPatch, study: str
 ) -> None:
     assert LOCK_SECONDS == 120
-    monkeypatch.setattr(ledger, "LOCK_SECONDS", 1.0)
+    monkeypatch.setattr(storage, "LOCK_SECONDS", 1.0)
     other = locked()
 
     def lock(event: SearchEvent) -> None:
@@ -184,11 +184,11 @@ def test_a_lock_that_is_never_given_up_ends_the_search_and_the_next_one_goes_on(
 
 
 def test_slow_is_not_locked(study: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    with ledger.ledger_errors(STORAGE):  # whoever watches, watches from here on
+    with storage.ledger_errors(STORAGE):  # whoever watches, watches from here on
         monkeypatch.setattr(soundness, "WARN_SECONDS", 0.1)
         time.sleep(1.5)
     assert not caplog.records
-    with locked(), ledger.ledger_errors(STORAGE):
+    with locked(), storage.ledger_errors(STORAGE):
         time.sleep(1.5)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 

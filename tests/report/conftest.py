@@ -12,7 +12,7 @@ from autofash.records import Ending, EpochReport, Outcome, StudySettings, Value
 from autofash.request import SearchRequest
 from autofash.space import BoolParam, ChoiceParam, FloatParam, NamedConfig, Space
 from autofash.study import Study, StudyWriter, load_study
-from autofash.study.ledger import DEFAULT_STORAGE
+from autofash.study.storage import DEFAULT_STORAGE
 
 SPACE = Space(
     "cnn",

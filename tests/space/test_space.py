@@ -143,6 +143,12 @@ def test_a_config_from_elsewhere_moves_to_the_nearest_values_and_what_it_does_no
     }
 
 
+def test_of_two_choices_alike_the_smaller_is_the_nearest_and_what_is_no_whole_number_goes_by_ratio() -> None:
+    assert ChoiceParam(values=[64, 32, 16]).nearest(24) == 16
+    assert ChoiceParam(values=[1e-4, 1e-3, 1e-2]).nearest(4e-3) == 1e-2
+    assert ChoiceParam(values=["none", 8, 16]).nearest(15) == 16
+
+
 def test_no_config_is_near_to_one_of_another_family() -> None:
     space = Space("cnn", {"width": IntParam(low=8, high=16)})
     assert space.nearest({"family": "mlp", "width": 8}) is None and load_space("baselines").nearest({}) is None

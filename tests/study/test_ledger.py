@@ -9,7 +9,7 @@ import pytest
 
 from autofash.errors import LedgerError, StudyMissing
 from autofash.records import Ending, Outcome, Standing, State
-from autofash.study import StudyWriter, ledger, list_studies, load_study
+from autofash.study import StudyWriter, ledger, list_studies, load_study, storage
 from tests.study.test_writer import STORAGE, opened, report, run
 
 
@@ -61,6 +61,7 @@ def test_trials_come_in_the_order_in_which_they_are_named(writer: StudyWriter, m
 
 def test_reading_a_study_never_opens_optunas_storage(writer: StudyWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(ledger, "open_storage")
+    monkeypatch.delattr(storage, "open_storage")
     study = load_study()
     assert study.summary() == list_studies()[0]
     assert study.leaderboard() and study.trials() and study.trial(2).why == "it broke"

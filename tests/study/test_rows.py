@@ -11,8 +11,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autofash.study.ledger import open_storage
 from autofash.study.rows import TRIALS, read_standings, read_trials
+from autofash.study.storage import open_storage
 
 DISTRIBUTIONS = {
     "zeta": IntDistribution(2, 8, step=2),

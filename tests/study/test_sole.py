@@ -10,8 +10,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from autofash.study.ledger import open_storage
 from autofash.study.sole import SoleStorage
+from autofash.study.storage import open_storage
 
 TABLES = ("trials", "trial_params", "trial_values", "trial_intermediate_values", "trial_user_attributes")
 MOMENTS = ("datetime_start", "datetime_complete")

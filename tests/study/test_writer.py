@@ -421,7 +421,7 @@ def test_openings_of_the_test_set_stand_in_the_ledger_even_without_a_result(writ
 
 
 def test_a_password_is_never_shown() -> None:
-    from autofash.study.ledger import redacted
+    from autofash.study.storage import redacted
 
     assert "secret" not in redacted("postgresql+psycopg://me:secret@db/optuna")
 
