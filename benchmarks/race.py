@@ -38,6 +38,7 @@ from peers import DATASET  # noqa: E402
 from stopwatch import watch  # noqa: E402
 
 from autofash import data, hardware  # noqa: E402
+from autofash.errors import AutofashError  # noqa: E402
 from autofash.request import VALIDATION  # noqa: E402
 
 MINUTES, QUICK_MINUTES, SEEDS = 10.0, 1.0, (0, 1, 2)
@@ -189,4 +190,7 @@ def _commit() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AutofashError as error:
+        raise SystemExit(f"race: {error}") from None

@@ -167,8 +167,10 @@ class ChoiceParam(_Param):
         return rng.choice(self.values)
 
     def nearest(self, value: Value | None) -> Value:
-        """The same value, else the number that is nearest to a number (whole ones by difference, others above 0 by ratio, of two alike the
-        smaller), else the first value."""
+        """The same value, else the number that is nearest to a number, else the first value.
+
+        Whole numbers go by difference, others above 0 by ratio; of two alike the smaller is taken.
+        """
         if value is not None and self.holds(value):
             return value
         numbers = [own for own in self.values if not isinstance(own, str | bool)]
