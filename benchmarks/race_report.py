@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ Which search finds a good Fashion-MNIST classifier first? All search the same sp
 10,000 validation images), build the same models with the same builder, and train a trial for 12 epochs at most; AutoKeras alone
 has a space of its own. They run one after the other, turn about, each with the whole machine. The clock begins with the
 process, imports included, and a run ends at a validation accuracy of 0.925. The peers (`benchmarks/peers.py`) are written as
-their documentation teaches, and run as TensorFlow and Keras come; autofash runs as it is shipped.
+their documentation teaches, and run as TensorFlow and Keras come; autofash runs as it is shipped: what
+it validates is the average of a trial's latest weights.
 """
 FASTER = """\
 How many times as fast, the peer's seconds divided by ours: the middle of the seeds, then each seed. `>`: the peer was not there
@@ -189,7 +191,7 @@ def _machine(group: Sequence[Result], *, pictured: bool) -> Iterator[str]:
     dates = sorted({result["date"] for result in group})
     told = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    yield f"{told}.\nCommit {_listed(group, 'commit')}; {span}; command: {_listed(group, 'command', '`{}`')}."
+    yield f"{told}.\nCommit {_commits(group)}; {span}; command: `make race`, heat by heat."
     yield f"Other programs took {max(run['others'] for run in group):.0%} of the processor's time at most.\n"
     for space, title in SPACES.items():
         runs = [run for run in _whole(group) if run["space"] == space]
@@ -204,6 +206,16 @@ def _machine(group: Sequence[Result], *, pictured: bool) -> Iterator[str]:
             yield f"Not counted: {which}, {run['ended']}.\n"
         elif run["others"] >= NOISE:
             yield f"Disturbed: {which}; others took {run['others']:.0%}.\n"
+
+
+def _commits(group: Sequence[Result]) -> str:
+    """The commit of most heats, and which heats were run at another."""
+    (usual, _), *others = Counter(run["commit"] for run in group).most_common()
+    heats = {
+        commit: ", ".join(f"{NAMES[run['contestant']]} seed {run['seed']}" for run in group if run["commit"] == commit)
+        for commit, _ in others
+    }
+    return "; ".join([usual, *(f"{commit} for {heats[commit]}" for commit in heats)])
 
 
 def _whole(group: Sequence[Result]) -> list[Result]:
@@ -267,7 +279,3 @@ def _accuracy(value: float) -> str:
 
 def _gibibytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
-
-
-def _listed(group: Sequence[Result], key: str, form: str = "{}") -> str:
-    return ", ".join(form.format(value) for value in sorted({result[key] for result in group}))
