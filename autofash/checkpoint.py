@@ -56,9 +56,9 @@ class Checkpoint:
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
-    """All that training changes: of the layers, the seeds of their dropout included, and of the optimizer."""
+    """All that training changes: of the model, the seeds of dropout included, and of the optimizer."""
     model.optimizer.build(model.trainable_variables)
-    return [*(variable for layer in model.layers for variable in layer.variables), *model.optimizer.variables]
+    return [*model.variables, *model.optimizer.variables]
 
 
 def _step(path: Path) -> int:

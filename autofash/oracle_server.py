@@ -152,12 +152,15 @@ class Oracle:
         """The oracle itself."""
         raise NotImplementedError
 
-    def propose(self, number: int, seed: int, repeats: int, trials: list[Message]) -> Message:
+    def propose(self, number: int, seed: int, repeats: int, trials: list[Message], shown: Message) -> Message:
         """A config for the trial of this number, and what the ledger is to note with it.
 
         seed: of the trial; what an oracle draws hangs on it alone, so that a resumed one does not repeat itself. repeats: how
-        often in a row it proposed what was tried. trials: those that are new or have changed.
+        often in a row it proposed what was tried. trials: those that are new or have changed. shown: parameters that have
+        shown themselves since.
         """
+        for name, table in shown.items():
+            self.meet(name, table)
         for row in trials:
             self._take(row)
         self.restore()
@@ -177,13 +180,19 @@ class Oracle:
 
     def draw(self, name: str, param: Message, seed: int) -> Message:
         """A random value of a parameter, which the space has from now on if it did not have it."""
+        self.meet(name, param)
+        found = self.coded[name]
+        return {"value": found.value(found.hp.random_sample(seed))}
+
+    def meet(self, name: str, param: Message) -> None:
+        """Take a parameter into the space, if it is not there."""
         if name not in self.coded:
             self.coded[name] = Coded(name, TypeAdapter(Param).validate_python(param), self.coded)
             found = self.oracle.get_space()
             found.merge([self.coded[name].hp])
             self.oracle.update_space(found)
-        found = self.coded[name]
-        return {"value": found.value(found.hp.random_sample(seed))}
+            for row in self.rows.values():
+                self._take(row)
 
     def restore(self) -> None:
         """Give the oracle the state that it would have after these trials."""
@@ -236,7 +245,12 @@ class Oracle:
         if number not in self.trials:
             self.trials[number] = Trial(HyperParameters(), trial_id=str(number))
         trial, config = self.trials[number], row["config"]
-        trial.hyperparameters.values = {name: c.code(config[name]) for name, c in self.coded.items() if name in config}
+        # KerasTuner wants a value of each parameter without a condition; a hypermodel may not have asked for it.
+        trial.hyperparameters.values = {
+            name: coded.code(config[name]) if name in config else coded.hp.default
+            for name, coded in self.coded.items()
+            if name in config or not coded.hp.conditions
+        }
         trial.status = FAILED if row["status"] == REPEATS else row["status"]
         trial.score = row["value"]
         self.hashes[number] = self.oracle._compute_values_hash(trial.hyperparameters.values)
@@ -265,12 +279,18 @@ class Bayesian(Oracle):
 
         return BayesianOptimizationOracle(max_trials=None, **settings)
 
-    def propose(self, number: int, seed: int, repeats: int, trials: list[Message]) -> Message:
+    def propose(self, number: int, seed: int, repeats: int, trials: list[Message], shown: Message) -> Message:
         """As ever; where its search for the optimum starts hangs on the trial's seed too. KerasTuner does not keep that state."""
         import numpy as np
 
         self.oracle._random_state = np.random.RandomState(seed)
-        return super().propose(number, seed, repeats, trials)
+        return super().propose(number, seed, repeats, trials, shown)
+
+    def meet(self, name: str, param: Message) -> None:
+        """As ever; what was fitted without it foretells nothing any more."""
+        if name not in self.coded:
+            self.oracle.gpr = self.oracle._make_gpr()
+        super().meet(name, param)
 
     def restore(self) -> None:
         """What was fitted last stays: it foretells what running trials will have. KerasTuner, without it, takes a 1 for that."""
@@ -279,7 +299,11 @@ class Bayesian(Oracle):
         oracle.gpr = fitted
         done = {id: trial for id, trial in oracle.trials.items() if trial.status != RUNNING}
         enough = 3 * len(oracle.hyperparameters.space)  # KerasTuner's, before which it proposes at random
-        if not hasattr(fitted, "X_train_") and sum(trial.status == COMPLETED for trial in done.values()) >= enough:
+        if (
+            enough
+            and not hasattr(fitted, "X_train_")
+            and sum(trial.status == COMPLETED for trial in done.values()) >= enough
+        ):
             every, oracle.trials = oracle.trials, done
             fitted.fit(*oracle._vectorize_trials())
             oracle.trials = every
@@ -325,18 +349,19 @@ class Grid(Oracle):
             self.oracle._ordered_ids.insert(id)
         self.oracle._populate_next = [id for id in self.oracle.start_order if id not in self._spent]
 
-    def propose(self, number: int, seed: int, repeats: int, trials: list[Message]) -> Message:
+    def propose(self, number: int, seed: int, repeats: int, trials: list[Message], shown: Message) -> Message:
         """As ever, and however often it proposes what a starter had: it comes past that."""
-        found = super().propose(number, seed, 0, trials)
+        found = super().propose(number, seed, 0, trials, shown)
         left = set(self.oracle._populate_next)
         followed = [id for id in self.oracle.start_order if id not in self._spent and id not in left]
         self._spent |= set(followed[:-1] if found["status"] == RUNNING else followed)
         return found
 
-    def draw(self, name: str, param: Message, seed: int) -> Message:
+    def meet(self, name: str, param: Message) -> None:
         """As ever; with another parameter, every combination has others after it."""
-        self._spent.clear()
-        return super().draw(name, param, seed)
+        if name not in self.coded:
+            self._spent.clear()
+        super().meet(name, param)
 
 
 class Hyperband(Oracle):

@@ -39,7 +39,8 @@ def fit_task(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
     if spec.config["family"] == HYPERMODEL:
         from autofash import hypermodels
 
-        final = hypermodels.refitted(spec, images, labels, classes, report, epochs=epochs, checkpoint=kept)
+        validation = (found.validation_images, found.validation_labels)
+        final = hypermodels.refitted(spec, images, labels, validation, classes, report, epochs=epochs, checkpoint=kept)
     else:
         model = training.compiled(spec, shape, classes, len(images))
         training.fit(

@@ -130,6 +130,7 @@ class ProcessExecutor:
             self.server = subprocess.Popen(
                 [
                     sys.executable,
+                    "-P",  # a random.py of the user's is no library
                     "-m",
                     "autofash.executors.server",
                     str(theirs.fileno()),

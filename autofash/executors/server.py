@@ -164,7 +164,7 @@ class _Server:
     def _started(self, descriptor: int) -> int:
         os.set_inheritable(descriptor, True)
         process = subprocess.Popen(
-            [sys.executable, "-m", "autofash.executors.child", str(descriptor), str(os.getpid())],
+            [sys.executable, "-P", "-m", "autofash.executors.child", str(descriptor), str(os.getpid())],
             pass_fds=(descriptor,),
         )
         self._spawned[process.pid] = process
@@ -191,5 +191,5 @@ class _Server:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path.append(str(Path.cwd()))
     main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))

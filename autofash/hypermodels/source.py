@@ -49,13 +49,13 @@ def blaming(where: str) -> Iterator[None]:
         yield
     except (InfeasibleConfig, MemoryError):
         raise
-    except Exception as error:  # a user's code may raise anything
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise InfeasibleConfig(
             f"{type(error).__name__}: {cut(' '.join(str(error).split()), LONGEST)}", where=_line_of(error) or where
         ) from error
 
 
-def _line_of(error: Exception) -> str:
+def _line_of(error: BaseException) -> str:
     """FILE:LINE of the innermost frame that is a user's: neither ours nor an installed package's."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_short(error.filename)}:{error.lineno}"

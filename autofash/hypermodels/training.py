@@ -67,15 +67,26 @@ def run_trial(spec: TrialSpec, report: Report) -> Mapping[str, Any]:
 
 
 def refitted(
-    spec: TrialSpec, images: Array, labels: Array, classes: int, report: Report, *, epochs: int, checkpoint: Checkpoint
+    spec: TrialSpec,
+    images: Array,
+    labels: Array,
+    validation: tuple[Array, Array],
+    classes: int,
+    report: Report,
+    *,
+    epochs: int,
+    checkpoint: Checkpoint,
 ) -> keras.Model:
-    """The user's model of a whole config, trained on all these images, from uint8 pixels to probabilities."""
+    """The user's model of a whole config, trained on all these images, from uint8 pixels to probabilities.
+
+    validation: some of these images and their labels, for a fit of the user's own that wants validation_data.
+    """
 
     def ask(name: str, param: Param) -> Value:
         raise InfeasibleConfig(f"it asks for {name}, which the trial did not have", "the code as it was in the search")
 
     built = build(spec, images, classes, ask)
-    _Training(built, spec, report, epochs, None, checkpoint).run(images, labels)
+    _Training(built, spec, report, epochs, validation, checkpoint, refit=True).run(images, labels)
     return built.whole
 
 
@@ -147,7 +158,13 @@ def _own_fit(hypermodel: Any, hp: Any) -> Fit | None:
 
     if getattr(type(hypermodel), "fit", keras_tuner.HyperModel.fit) is keras_tuner.HyperModel.fit:
         return None
-    return lambda model, *args, **kwargs: hypermodel.fit(hp, model, *args, **kwargs)
+    names_epochs = "epochs" in inspect.signature(hypermodel.fit).parameters
+
+    def fit(model: keras.Model, *args: Any, epochs: int, **kwargs: Any) -> Any:
+        # Whoever passes kwargs on beside epochs of their own does not want ours.
+        return hypermodel.fit(hp, model, *args, **kwargs, **({"epochs": epochs} if names_epochs else {}))
+
+    return fit
 
 
 def _work_of(model: keras.Model) -> float:
@@ -156,6 +173,10 @@ def _work_of(model: keras.Model) -> float:
         return work_of(model)
     except (AttributeError, ValueError, TypeError):
         return float(model.count_params())
+
+
+class _Over(BaseException):
+    """Leaves a user's fit where its training is over: what it does after that would find half a training."""
 
 
 class _Training:
@@ -167,12 +188,14 @@ class _Training:
         spec: TrialSpec,
         report: Report,
         epochs: int,
-        watched: tuple[Array, Array] | None,
+        validation: tuple[Array, Array],
         checkpoint: Checkpoint | None,
+        *,
+        refit: bool = False,
     ) -> None:
-        """epochs: most in all. watched: validation images and labels; None: a refit, which keeps a checkpoint of each epoch."""
+        """epochs: most in all. validation: images and labels. refit: report the training alone, with a checkpoint each epoch."""
         self._built, self._spec, self._report = built, spec, report
-        self._epochs, self._watched, self._checkpoint = epochs, watched, checkpoint
+        self._epochs, self._validation, self._checkpoint, self._refit = epochs, validation, checkpoint, refit
         self._calls = self.epoch = 0
         self._over = False
         self._begun = time.monotonic()
@@ -185,15 +208,14 @@ class _Training:
         self._images, self._labels = images, labels
         x, y = built.feed.arrays(images), self._targets(labels)
         given: dict[str, Any] = {"callbacks": []}
-        with blaming(str(self._spec.config["hypermodel"])):
+        with blaming(str(self._spec.config["hypermodel"])), suppress(_Over):
             if built.fit is None:
                 self._fit_once(x, y, batch_size=built.batch_size, **given)
             else:
-                if self._watched is not None:
-                    seen, told = self._watched
-                    given["validation_data"] = (built.feed.arrays(seen), self._targets(told))
+                seen, told = self._validation
                 built.model.fit = self._fit_once
-                built.fit(built.model, x, y, **given)
+                validation = (built.feed.arrays(seen), self._targets(told))
+                built.fit(built.model, x, y, validation_data=validation, epochs=self._epochs, **given)
         if not self.epoch:  # a training loop of the user's own: there is one result, at its end
             self.told({})
 
@@ -207,16 +229,20 @@ class _Training:
         if self._calls == 1 and self._checkpoint:
             done = self.epoch = self._checkpoint.restore(self._built.model)
         # A trial whose training another may continue ends early, with its state kept.
-        left = (self._spec.until or self._epochs) - (0 if self._calls == 1 else self.epoch)
-        wanted = min(int(kwargs.get("epochs", self._epochs)), left)
-        if self._over or wanted <= done:
-            self._over = True
+        last = self._spec.until or self._epochs
+        if self._over or self.epoch >= last:
+            raise _Over
+        wanted = min(int(kwargs.get("epochs", self._epochs)), last - (0 if self._calls == 1 else self.epoch))
+        if wanted <= done:  # this call had ended before the trial paused, and its next one had begun
             return keras.callbacks.History()
         reports = keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: self.told(logs or {}))
         callbacks = [*(kwargs.get("callbacks") or []), reports]
-        return self._fit(
+        history = self._fit(
             *args, **{"verbose": 0, **kwargs, "epochs": wanted, "initial_epoch": done, "callbacks": callbacks}
         )
+        if self._over:
+            raise _Over
+        return history
 
     def told(self, logs: Mapping[str, float]) -> None:
         """Report an epoch that has ended, and heed the answer."""
@@ -226,9 +252,8 @@ class _Training:
         if not math.isfinite(loss):
             raise FloatingPointError(f"after epoch {self.epoch} the training loss is not finite")
         train = self._train_scores(logs)
-        seen = (
-            train if self._watched is None else scores(probabilities(built.whole, self._watched[0]), self._watched[1])
-        )
+        images, labels = self._validation
+        seen = train if self._refit else scores(probabilities(built.whole, images), labels)
         verdict = self._report(
             EpochReport(
                 trial=spec.trial,
@@ -243,10 +268,9 @@ class _Training:
             )
         )
         stopped = verdict.action is Action.STOP
+        keeping = verdict.action is Action.PAUSE or self.epoch == self._spec.until or self._refit
         # In its second call of model.fit, a user's code is at a place to which a checkpoint alone does not lead back.
-        pausing = verdict.action is Action.PAUSE and self._calls == 1
-        ending = self.epoch == self._spec.until
-        if self._checkpoint and (pausing or ending or self._watched is None):
+        if self._checkpoint and self._calls == 1 and keeping:
             self._checkpoint.save(built.model, self._epochs if stopped else self.epoch)
         if verdict.action is not Action.GO:
             self._over = built.model.stop_training = True

@@ -65,7 +65,7 @@ class Helper:
         with printed:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "autofash.oracle_server", str(os.getpid())],
+                    [sys.executable, "-P", "-m", "autofash.oracle_server", str(os.getpid())],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=printed,
@@ -124,7 +124,8 @@ class Oracle:
     """One of KerasTuner's oracles over a study's space.
 
     It is told nothing but what the ledger holds, so that it may die at any moment, with the search or alone.
-    kind: a name in ORACLES. seed: the study's. epochs: most of a trial. log: where its process prints.
+    kind: a name in ORACLES. space: of a hypermodel it grows. seed: the study's. epochs: most of a trial. log: where its process
+    prints.
     """
 
     kind: str
@@ -138,7 +139,7 @@ class Oracle:
     _asked: int | None = None  # the trial that an answer is due for
     _sent: dict[int, Row] = field(default_factory=dict)  # by first attempt: what the process knows of the ledger
     _restarts: int = 0
-    _late: dict[str, Param] = field(default_factory=dict)  # parameters that showed themselves since
+    _known: set[str] = field(default_factory=set)  # parameters that the process has been told of
 
     @property
     def starting_seconds(self) -> float:
@@ -160,7 +161,8 @@ class Oracle:
         while True:
             self.start()
             if self._ready and self._asked is None:
-                self._order({"ask": {"number": number, "seed": seed, "repeats": repeats, "trials": self._news(trials)}})
+                ask = {"number": number, "seed": seed, "repeats": repeats, "trials": self._news(trials)}
+                self._order({"ask": {**ask, "shown": self._unknown()}})
                 self._asked = number
             told = self._hear(until - time.monotonic())
             if told is None:
@@ -171,16 +173,15 @@ class Oracle:
     def draw(self, name: str, param: Param, seed: int) -> Value:
         """A value of a parameter that shows itself while a trial builds, drawn by its seed; from then on the oracle proposes it.
 
-        A search that goes on with a study offers each such parameter again. Waits for the process, as long as it takes to start
-        or to think. Raises ResourceError.
+        Waits for the process, as long as it takes to start or to think. Raises ResourceError.
         """
-        self._late[name] = param
         ordered: Helper | None = None
         while True:
             self.start()
             if self._ready and self._asked is None and ordered is not self._helper:
                 ordered = self._helper
                 self._order({"draw": {"name": name, "param": param.model_dump(), "seed": seed}})
+                self._known.add(name)
             told = self._hear(None)
             if told and "value" in told:
                 value: Value = told["value"]
@@ -213,9 +214,7 @@ class Oracle:
                 raise self._failure(told["failed"], starting)
             return {}
         if "ready" in told:
-            known = {**self.space.params, **self._late}
-            table = {name: param.model_dump() for name, param in known.items()}
-            self._order({"open": self.kind, "space": table, "epochs": self.epochs, "seed": self.seed})
+            self._order({"open": self.kind, "space": self._unknown(), "epochs": self.epochs, "seed": self.seed})
         elif "opened" in told:
             self._ready = True
         else:
@@ -232,7 +231,13 @@ class Oracle:
         return ResourceError(fact, f"look into {self.log}, or --engine optuna", code="E-SERVER")
 
     def _forget(self) -> None:
-        self._helper, self._ready, self._asked, self._sent = None, False, None, {}
+        self._helper, self._ready, self._asked, self._sent, self._known = None, False, None, {}, set()
+
+    def _unknown(self) -> Row:
+        """Parameters of the space that the process is told of now: those of a hypermodel show themselves by and by."""
+        found = {name: param.model_dump() for name, param in self.space.params.items() if name not in self._known}
+        self._known.update(found)
+        return found
 
     def _news(self, trials: Sequence[FrozenTrial]) -> list[Row]:
         """What has changed in the ledger since the process was last told."""
@@ -257,7 +262,8 @@ def rows(trials: Sequence[FrozenTrial]) -> list[Row]:
             **_standing(trial),
         }
         for number, trial in attempts.items()
-        if trial.params or "retry_of" in trial.user_attrs  # a starter that waits is nobody's concern yet
+        # A starter that waits is nobody's concern yet; what an oracle proposed is, before a hypermodel has asked for it.
+        if trial.params or "retry_of" in trial.user_attrs or trial.user_attrs.get("proposal")
     ]
 
 

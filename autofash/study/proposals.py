@@ -66,7 +66,7 @@ class Proposals:
                 return None
             if self._settings.sampler == QUEUE and not self._waiting:
                 return None
-            number = len(self._study.get_trials(deepcopy=False))
+            number = self._next_number()
             proposal = None
             if self.oracle is not None and not self._waiting:
                 proposal = self._proposed(number)
@@ -138,6 +138,13 @@ class Proposals:
         if self.oracle is not None:
             self.oracle.close()
 
+    def _next_number(self) -> int:
+        """The number of the trial that begins next: the first that waits, else a new one."""
+        trials = self._study.get_trials(deepcopy=False)
+        if not self._waiting:
+            return len(trials)
+        return next((trial.number for trial in trials if trial.state is TrialState.WAITING), len(trials))
+
     def _sampler(self, number: int) -> BaseSampler:
         """The sampler for a trial; where trials are only queued, or an oracle proposes, it has nothing to draw."""
         plain = self._settings.sampler != QUEUE and self.oracle is None
@@ -154,6 +161,7 @@ class Proposals:
         if self.space.hypermodel and not self.space.params:
             return Proposal({}, {})  # nothing has shown itself yet
         trials = self._study.get_trials(deepcopy=False)
+        self.oracle.space = self.space
         self.said = self.oracle.ask(number, seed_of(self._settings.seed, number), trials, self._repeats)
         stopped = self.said.proposal is None and not self.said.later and not self.said.idle
         if stopped and self._few is not None:
@@ -163,6 +171,8 @@ class Proposals:
     def _note(self, trial: optuna.Trial, proposal: Proposal) -> None:
         """Write beside a trial what its oracle is to be told again, and whose training it goes on with."""
         trial.set_user_attr("proposal", dict(proposal.note))
+        if self.space.hypermodel and proposal.config:  # it asks by and by, and a retry is to have all of it
+            trial.set_user_attr("queued", as_json(proposal.config))
         if proposal.until:
             trial.set_user_attr("until", proposal.until)
         if proposal.continues is not None:

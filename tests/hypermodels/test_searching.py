@@ -60,9 +60,33 @@ def test_kerastuners_oracles_propose_parameters_once_they_have_shown_themselves(
     assert len(set(rates)) == len(rates)
     continued = [trial for trial in finished if trial.continues is not None]
     assert bool(continued) == (sampler == "hyperband")
+    assert len({trial.continues for trial in continued}) == len(continued), "nobody is promoted twice"
     for trial in continued:
         before = study.trial(trial.continues)
         assert before.config == trial.config and trial.curve[: len(before.curve)] == before.curve
+
+
+@pytest.mark.usefixtures("lent")
+def test_a_grid_passes_over_parameters_that_a_trial_does_not_ask_for() -> None:
+    study, _ = search(engine="keras-tuner", sampler="grid", trials=14, epochs=1, workers=2)
+    finished = [trial for trial in study.trials() if trial.finished]
+    assert len(finished) == 14 and len({tuple(trial.config.items()) for trial in finished}) == 14
+
+
+@pytest.mark.usefixtures("lent")
+def test_an_oracle_knows_of_the_parameters_that_queued_trials_showed() -> None:
+    search(study="old", sampler="random", trials=4)
+    study, _ = search(study="new", engine="keras-tuner", sampler="bayesian", warm_start="old", trials=5, workers=1)
+    trials = study.trials()
+    assert [trial.origin.startswith("warm start") for trial in trials] == [True, True, True, False, False]
+    assert all(trial.finished and "learning_rate" in trial.config for trial in trials)
+
+
+def test_a_file_here_that_is_named_like_a_library_is_not_taken_for_it(workplace: Path) -> None:
+    for name in ("random", "json", "keras"):
+        (workplace / f"{name}.py").write_text("raise SystemExit('not the library')\n")
+    study, _ = search(trials=2)
+    assert [trial.state for trial in study.trials()] == [State.COMPLETE] * 2
 
 
 def test_the_space_of_a_study_is_what_its_trials_have_shown() -> None:

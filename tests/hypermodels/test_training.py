@@ -12,7 +12,7 @@ from autofash import data, hypermodels
 from autofash.checkpoint import Checkpoint
 from autofash.errors import InfeasibleConfig
 from autofash.executors import ProcessExecutor
-from autofash.hypermodels import training
+from autofash.hypermodels import source, training
 from autofash.records import Ending, EpochReport, ModelBuilt, Outcome, Suggest, TrialSpec, Value, Verdict
 from tests.contracts.test_executor import everything
 
@@ -111,6 +111,35 @@ def test_a_trial_that_is_stopped_in_its_first_call_of_fit_makes_no_second() -> N
     assert [report.epoch for report in run(spec("TwoPhases", epochs=5), Told(stop_after=1)).reports] == [1]
 
 
+def test_a_trial_that_paused_after_its_first_call_of_fit_goes_on_with_its_second(tmp_path: Path) -> None:
+    given = TrialSpec(**{**_fields(spec("TwoPhases", epochs=4)), "checkpoint": str(tmp_path / "checkpoint")})
+    assert [report.epoch for report in run(given, Told(pause_after=2)).reports] == [1, 2]
+    assert [report.epoch for report in run(given).reports] == [3, 4]
+
+
+def test_a_fit_that_reads_its_history_is_left_where_its_training_is_over() -> None:
+    told = run(spec("Guide", epochs=3))
+    assert [report.epoch for report in told.reports] == [1, 2, 3], "it names epochs, and is given the study's"
+    assert len(run(spec("Guide", epochs=3), Told(stop_after=2)).reports) == 2
+
+
+def test_a_refit_gives_a_fit_of_ones_own_its_validation_data_and_one_that_was_killed_goes_on(tmp_path: Path) -> None:
+    found, kept = data.load(spec("Guide").data), Checkpoint(tmp_path)
+    first, second = Told(), Told()
+    hypermodels.refitted(spec("Guide"), *arrays(found), 10, first, epochs=2, checkpoint=kept)
+    hypermodels.refitted(spec("Guide"), *arrays(found), 10, second, epochs=3, checkpoint=kept)
+    assert [[report.epoch for report in told.reports] for told in (first, second)] == [[1, 2], [3]]
+
+
+def test_a_weight_that_no_layer_holds_is_kept_with_the_others(tmp_path: Path) -> None:
+    images, labels = np.zeros((32, 8, 8), dtype=np.float32), np.zeros(32, dtype=np.int64)
+    model, again = source.load(f"{MODELS}:holding")(None), source.load(f"{MODELS}:holding")(None)
+    for each, epochs in ((model, 3), (again, 1)):
+        each.fit(images, labels, epochs=epochs, batch_size=32, verbose=0)
+    Checkpoint(tmp_path).save(model, 3)
+    assert Checkpoint(tmp_path).restore(again) == 3 and float(again.steps) == 3.0
+
+
 def test_a_training_loop_of_ones_own_reports_once_at_its_end() -> None:
     [report] = run(spec("OwnLoop")).reports
     assert report.epoch == 1 and report.accuracy > 0.1
@@ -131,6 +160,10 @@ def test_a_paused_trial_goes_on_from_its_checkpoint_and_asks_for_nothing_that_it
     assert second.asked == {} and second.reports[0].accuracy > first.reports[0].accuracy
 
 
+def arrays(found: data.SearchData) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    return found.train_images, found.train_labels, (found.validation_images, found.validation_labels)
+
+
 def _fields(given: TrialSpec) -> dict[str, object]:
     return {name: getattr(given, name) for name in given.__dataclass_fields__}
 
@@ -142,6 +175,7 @@ def _fields(given: TrialSpec) -> dict[str, object]:
         ("five_classes", r"puts out \(5,\), and the data have 10 classes"),
         ("forgetful", r"it returned NoneType, no keras\.Model"),
         ("NOTHING", r"it is a int"),
+        ("leaves", r"models\.py:\d+: SystemExit: no arguments were given"),
         ("define", r"does not take images of \(8, 8, 1\).*--flat"),
     ],
 )
@@ -155,9 +189,7 @@ def test_what_is_kept_of_a_refit_takes_pixels_and_answers_as_the_trained_model_d
     told = run(spec("Network", epochs=1))
     params = {name: least(Suggest(0, name, param)) for name, param in told.asked.items()}
     given, found = spec("Network", **params), data.load(spec("Network").data)
-    whole = hypermodels.refitted(
-        given, found.train_images, found.train_labels, 10, told, epochs=2, checkpoint=Checkpoint(tmp_path)
-    )
+    whole = hypermodels.refitted(given, *arrays(found), 10, told, epochs=2, checkpoint=Checkpoint(tmp_path))
     probabilities = whole.predict(found.validation_images, verbose=0)
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5), "the user's model puts out logits"
     whole.save(tmp_path / "model.keras")
@@ -170,8 +202,7 @@ def test_a_refit_does_not_make_up_parameters(tmp_path: Path) -> None:
     with pytest.raises(InfeasibleConfig, match="asks for kind"):
         hypermodels.refitted(
             spec("Network"),
-            found.train_images,
-            found.train_labels,
+            *arrays(found),
             10,
             Told(),
             epochs=1,

@@ -179,9 +179,10 @@ def test_an_oracle_whose_process_is_killed_goes_on_as_if_nothing_had_been(
     assert "trial" in drawn["whole"][9][2], "the tenth continues another"
 
 
-def test_a_kerastuner_that_cannot_be_imported_is_an_error_of_one_line() -> None:
+def test_a_kerastuner_that_cannot_be_imported_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("keras_tuner").mkdir()
-    Path("keras_tuner/__init__.py").write_text("raise ImportError('broken')")  # the current folder comes first
+    Path("keras_tuner/__init__.py").write_text("raise ImportError('broken')")
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()), prepend=os.pathsep)
     writer = opened()
     with pytest.raises(ResourceError, match="KerasTuner cannot be used: ImportError: broken. Try: look into"):
         asked(writer)
