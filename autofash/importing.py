@@ -10,10 +10,10 @@ from pathlib import Path
 
 from autofash.errors import StudyError, StudyMismatch, brief
 from autofash.keras_tuner_folder import CODE, TunerFolder, TunerTrial, read_folder, widened
-from autofash.records import State, StudySettings
+from autofash.records import Config, State, StudySettings
 from autofash.space import IMPORTED, ChoiceParam, Param, Space
 from autofash.study import Study
-from autofash.study.imports import Foreign, add_foreign, foreign_ids, imported_study
+from autofash.study.imports import Foreign, add_foreign, imported_study, known_trials
 from autofash.study.storage import DEFAULT_STORAGE, check_name, fitting_name
 
 # Fractions of right answers on validation data, as Keras names them; the first that a study's trials have is its objective.
@@ -58,8 +58,8 @@ def import_keras_tuner(folder: str | Path, study: str | None = None, storage: st
     ]
     metric, remarks = _objective(ended, folder)
     before = imported_study(name, storage)
-    known = foreign_ids(before) if before else {}
-    _check_same(name, known, ended)
+    known = known_trials(before) if before else {}
+    _check_same(name, known, ended, metric)
     params = dict(before.space.params) if before else {}
     fixed, trials, strange = set(params), [], list(found.strange)
     for trial in ended:
@@ -117,12 +117,19 @@ def _scores(trial: TunerTrial, metric: str) -> bool:
     return bool(told) and trial.score is not None and math.isclose(best(told.values()), trial.score, rel_tol=1e-6)
 
 
-def _check_same(name: str, known: Mapping[str, object], trials: Iterable[TunerTrial]) -> None:
-    """Raise StudyMismatch where a trial that the study has is another one in the folder."""
+def _check_same(
+    name: str, known: Mapping[str, tuple[Config, float | None]], trials: Iterable[TunerTrial], metric: str
+) -> None:
+    """Raise StudyMismatch where a trial that the study has is another one in the folder: of other values, or searched anew."""
     for trial in trials:
-        if trial.id in known and known[trial.id] != trial.values:
+        if trial.id not in known:
+            continue
+        values, reached = known[trial.id]
+        now = max(trial.metrics.get(metric, {}).values(), default=None) if trial.status == "COMPLETED" else None
+        if values != trial.values or reached != now:
             raise StudyMismatch(
-                f"the study {name} was imported from another folder: its trial {brief(trial.id)} has other values",
+                f"the study {name} was imported from another folder, or before it was overwritten: its trial "
+                f"{brief(trial.id)} has other values",
                 f"--study {name}-2",
             )
 

@@ -324,7 +324,7 @@ def _param(entry: _Entry, value: Value, name: str) -> tuple[Param, Value]:
     if isinstance(param, FloatParam) and not isinstance(value, bool | str):
         near = param.nearest(value)  # KerasTuner multiplies floats: 0.30000000000000004 of a step of 0.1
         place = float(value)
-        value = near if math.isclose(float(near), place, rel_tol=1e-9, abs_tol=1e-12) else place
+        value = near if param.holds(place) or math.isclose(float(near), place, rel_tol=1e-9, abs_tol=1e-12) else place
         if not param.holds(value) and (place > 0 or not param.log):
             param = widened(param, FloatParam(low=place, high=place, log=param.log))
     elif isinstance(param, IntParam) and type(value) is int and not param.holds(value) and (value > 0 or not param.log):
@@ -350,7 +350,8 @@ def _drawn_from(entry: _Entry) -> Param | None:
             spans = (high - low) / config.step
             if not 0 <= spans < 2**53:
                 return None
-            return FloatParam(low=low, high=low + math.floor(spans + 1e-9) * config.step, step=config.step)
+            high = round(low + math.floor(spans + 1e-9) * config.step, 12)  # Optuna warns of 0.7000000000000001
+            return FloatParam(low=low, high=high, step=config.step)
         case _Choice(config=config):
             return ChoiceParam(values=_distinct(config.values)) if all(map(_usable, config.values)) else None
         case _Fixed(config=config):

@@ -213,12 +213,22 @@ def test_the_mean_of_several_executions_counts_and_every_step_that_was_kept_is_i
 
 def test_another_folder_under_the_same_name_is_refused_and_so_is_a_study_that_was_searched(tmp_path: Path) -> None:
     import_keras_tuner(project(tmp_path / "p", trial(0)), "old")
-    with pytest.raises(StudyMismatch, match="imported from another folder: its trial '0000' has other values"):
+    with pytest.raises(StudyMismatch, match="imported from another folder, .*its trial '0000' has other values"):
         import_keras_tuner(project(tmp_path / "q", trial(0, values={"rate": 0.05, "units": 8})), "old")
+    with pytest.raises(StudyMismatch, match="or before it was overwritten: its trial '0000' has other values"):
+        import_keras_tuner(project(tmp_path / "p", trial(0, 0.99)), "old")
     StudyWriter("s", STORAGE, SETTINGS, target=1).close()
     with pytest.raises(StudyMismatch, match="was searched here"):
         import_keras_tuner(tmp_path / "p", "s")
     assert len(load_study("old").trials()) == 1 and load_study("s").trials() == []
+
+
+def test_a_value_a_hair_beside_its_step_is_that_step_and_no_word_of_optunas_is_seen(tmp_path: Path) -> None:
+    space = [entry("Float", "drop", min_value=0.1, max_value=0.75, step=0.1, sampling="linear")]
+    told = [trial(n, values={"drop": value}, space=space) for n, value in enumerate((0.30000001, 0.7000000000000001))]
+    study = import_keras_tuner(project(tmp_path / "p", *told)).study
+    assert [record.config["drop"] for record in study.trials()] == [0.3, 0.7]
+    assert study.space.params["drop"] == FloatParam(low=0.1, high=0.7, step=0.1)
 
 
 def test_a_folder_that_is_no_project_is_refused_and_the_project_within_it_named(tmp_path: Path) -> None:

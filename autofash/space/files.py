@@ -8,7 +8,7 @@ import importlib.util
 import re
 import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -155,27 +155,38 @@ def _check_module(module: str, source: str) -> None:
 def _names_in(path: Path) -> list[str]:
     """What a Python file defines, read and not run: functions and classes first, then other names."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        told = path.stat()
+        if not stat.S_ISREG(told.st_mode):  # a pipe or a device might never end
+            raise SpaceError("is no file", "the file that defines it", where=str(path))
+        if told.st_size > LARGEST_FILE:
             raise SpaceError("is too large", f"a file below {LARGEST_FILE:,} bytes", where=str(path))
         parsed = ast.parse(path.read_bytes())
     except OSError as error:
         raise SpaceError(f"cannot be read: {error.strerror}", "another path", where=str(path)) from None
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # deep nesting ends in any of them
         line = f"{path}:{error.lineno}" if isinstance(error, SyntaxError) else str(path)
-        raise SpaceError(f"not Python: {getattr(error, 'msg', error)}", "mend that line", where=line) from None
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    named = [told.name for told in parsed.body if isinstance(told, kinds)]
-    assigned = [
-        target.id
-        for told in parsed.body
-        if isinstance(told, ast.Assign)
-        for target in told.targets
-        if isinstance(target, ast.Name)
-    ]
+        fact = getattr(error, "msg", str(error)) or "it is nested too deeply"
+        raise SpaceError(f"not Python: {fact}", "mend that line", where=line) from None
+    statements = list(_outside_functions(parsed.body))
+    named = [told.name for told in statements if isinstance(told, (ast.FunctionDef, ast.ClassDef))]
+    targets = [target for told in statements if isinstance(told, ast.Assign) for target in told.targets]
+    targets += [told.target for told in statements if isinstance(told, ast.AnnAssign) and told.value]
+    assigned = [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
     imported = [
-        alias.asname or alias.name for told in parsed.body if isinstance(told, ast.ImportFrom) for alias in told.names
+        alias.asname or alias.name for told in statements if isinstance(told, ast.ImportFrom) for alias in told.names
     ]
     return [*named, *assigned, *imported]
+
+
+def _outside_functions(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """A module's statements, those within its if, try and with among them."""
+    for told in body:
+        yield told
+        if isinstance(told, (ast.If, ast.Try, ast.With)):
+            yield from _outside_functions(
+                [*told.body, *getattr(told, "orelse", []), *getattr(told, "finalbody", [])]
+                + [one for handler in getattr(told, "handlers", []) for one in handler.body]
+            )
 
 
 def load_starters() -> list[NamedConfig]:

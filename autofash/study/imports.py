@@ -50,11 +50,15 @@ def imported_study(name: str, storage: str) -> Study | None:
     return study
 
 
-def foreign_ids(study: Study) -> dict[str, Config]:
-    """The ids of a study's imported trials, and their configs."""
+def known_trials(study: Study) -> dict[str, tuple[Config, float | None]]:
+    """The ids of a study's imported trials, their configs and, of the complete ones, values."""
     with ledger_errors(study.storage), understood(study.storage):
         found = study._study.get_trials(deepcopy=False)
-        return {str(trial.user_attrs[FOREIGN]): trial.params for trial in found if FOREIGN in trial.user_attrs}
+        return {
+            str(trial.user_attrs[FOREIGN]): (trial.params, trial.value)
+            for trial in found
+            if FOREIGN in trial.user_attrs
+        }
 
 
 def add_foreign(

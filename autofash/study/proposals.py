@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autofash import failpoints
 from autofash.records import Config, Rerun, StudySettings
-from autofash.space import NamedConfig, Param, Space
+from autofash.space import HYPERMODEL, NamedConfig, Param, Space
 from autofash.study.ledger import as_json, noted_config, reports_of
 from autofash.study.oracles import ORACLES, Answer, Oracle, Proposal, last_attempt
 from autofash.study.rows import LeanStorage
@@ -261,5 +261,5 @@ def seed_of(seed: int, trial: int) -> int:
 
 
 def epochs_of(config: Config, most: int) -> int:
-    """Epochs that a config trains in a study of at most this many: its own where it has fewer."""
-    return min(most, int(config.get("epochs", most)))
+    """Epochs that a config trains in a study of at most this many: its own, but for a user's code, where it has fewer."""
+    return most if config.get("family") == HYPERMODEL else min(most, int(config.get("epochs", most)))

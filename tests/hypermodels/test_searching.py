@@ -17,6 +17,7 @@ from autofash.loop import SearchEnded, SearchEvent, TrialEnded
 from autofash.records import State
 from autofash.request import SearchRequest
 from autofash.study import Study, load_study
+from autofash.study.proposals import epochs_of
 from tests.faults.invariant import broken
 
 SAMPLERS = ["tpe", "random", "qmc", "cmaes"]
@@ -207,6 +208,32 @@ def test_a_file_that_is_not_python_is_named_with_its_line(model: Path) -> None:
     model.write_text("import keras\ndef build_model(hp:\n")
     with pytest.raises(SpaceError, match=r"my_model\.py:2: not Python"):
         search()
+
+
+def test_a_model_may_be_named_wherever_a_module_names_one(model: Path) -> None:
+    model.write_text(
+        "try:\n    import keras\nexcept ImportError:\n    def spare(hp): ...\n"
+        "if True:\n    def branched(hp): ...\n"
+        "one, (two, three) = ..., (..., ...)\ntold: object = ...\n"
+    )
+    for name in ("spare", "branched", "one", "three", "told"):
+        study, _ = search(study=name, hypermodel=f"my_model.py:{name}", trials=1)
+        assert [trial.state for trial in study.trials()] == [State.COMPLETE]
+
+
+def test_what_is_no_file_or_nested_without_end_is_refused_in_one_line(model: Path) -> None:
+    model.write_text(f"build_model = {'-' * 20_000}1\n")
+    with pytest.raises(SpaceError, match=r"my_model\.py: not Python: .+\. Try: mend that line"):
+        search()
+    model.unlink()
+    os.mkfifo(model)
+    with pytest.raises(SpaceError, match=r"my_model\.py: is no file"):
+        search()
+
+
+def test_a_parameter_of_a_users_code_that_is_called_epochs_is_its_own_affair() -> None:
+    assert epochs_of({"family": "hypermodel", "epochs": "few"}, 5) == 5
+    assert epochs_of({"family": "mlp", "epochs": 3}, 5) == 3
 
 
 def test_a_space_and_a_model_exclude_each_other_and_feeding_goes_with_a_model() -> None:
