@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import os
 import re
 import stat
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -133,20 +136,31 @@ def source_digest(hypermodel: Hypermodel) -> str:
     place = hypermodel.source.rpartition(":")[0]
     try:
         if not place.endswith(".py"):
-            found = importlib.util.find_spec(place)
+            found = _spec_of(place)
             place = (found.origin if found else None) or ""
         return hashlib.sha256(Path(place).read_bytes()).hexdigest()
     except (OSError, ImportError, ValueError):
         return ""
 
 
+def _spec_of(module: str) -> ModuleSpec | None:
+    """Where a trial will find a module, here first; unlike importlib's own search it runs no package on the way."""
+    name, *rest = module.split(".")
+    found = PathFinder.find_spec(name, [os.getcwd(), *sys.path]) or (importlib.util.find_spec(name) if name else None)
+    for below in rest:
+        if found is None or found.submodule_search_locations is None:
+            return None
+        name = f"{name}.{below}"
+        found = PathFinder.find_spec(name, found.submodule_search_locations)
+    return found
+
+
 def _check_module(module: str, source: str) -> None:
-    package = module.partition(".")[0]
     try:
-        found = bool(package) and importlib.util.find_spec(package) is not None
+        found = _spec_of(module)
     except (ImportError, ValueError):
-        found = False
-    if not found:
+        found = None
+    if found is None:
         raise SpaceError(
             f"{brief(source)} names no module that can be found", "my_model.py:build_model, or package.module:NAME"
         )

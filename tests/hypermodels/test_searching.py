@@ -221,6 +221,17 @@ def test_a_model_may_be_named_wherever_a_module_names_one(model: Path) -> None:
         assert [trial.state for trial in study.trials()] == [State.COMPLETE]
 
 
+def test_a_package_here_is_found_and_not_run_by_the_search(workplace: Path) -> None:
+    package = workplace / "mine_alone"
+    (package / "nets").mkdir(parents=True)
+    for file in ("__init__.py", "nets/__init__.py", "nets/small.py"):
+        (package / file).write_text("raise SystemExit('run')\n")
+    study, _ = search(hypermodel="mine_alone.nets.small:build_model", trials=1)
+    assert study.trials()[0].state is State.COMPLETE and study.runs[-1]["model_sha256"]
+    with pytest.raises(SpaceError, match="names no module"):
+        search(study="other", hypermodel="mine_alone.nets.large:build_model")
+
+
 def test_what_is_no_file_or_nested_without_end_is_refused_in_one_line(model: Path) -> None:
     model.write_text(f"build_model = {'-' * 20_000}1\n")
     with pytest.raises(SpaceError, match=r"my_model\.py: not Python: .+\. Try: mend that line"):
