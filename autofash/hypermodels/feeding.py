@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +91,7 @@ def takes_grey(model: keras.Model, shape: tuple[int, ...]) -> bool:
 
 def is_sparse(model: keras.Model) -> bool:
     """Whether a compiled model's loss takes labels rather than a row of classes for each image."""
-    loss = model.loss
+    loss = _loss(model)
     return (
         "sparse"
         in str(loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")).lower()
@@ -100,9 +101,14 @@ def is_sparse(model: keras.Model) -> bool:
 def puts_out_logits(model: keras.Model) -> bool:
     """Whether a model's outputs are no probabilities: its loss says so, or, of one that is not compiled, its last layer."""
     if model.compiled:
-        return bool(
-            getattr(model.loss, "from_logits", False) or getattr(model.loss, "_fn_kwargs", {}).get("from_logits")
-        )
+        loss = _loss(model)
+        return bool(getattr(loss, "from_logits", False) or getattr(loss, "_fn_kwargs", {}).get("from_logits"))
     last = model.layers[-1] if model.layers else None
     softmax = isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
     return not softmax
+
+
+def _loss(model: keras.Model) -> Any:
+    """The loss of a compiled model, which may be one of a list or a table of outputs."""
+    told = list(model.loss.values()) if isinstance(model.loss, Mapping) else model.loss
+    return told[0] if isinstance(told, (list, tuple)) and told else told

@@ -131,6 +131,11 @@ def test_a_refit_gives_a_fit_of_ones_own_its_validation_data_and_one_that_was_ki
     assert [[report.epoch for report in told.reports] for told in (first, second)] == [[1, 2], [3]]
 
 
+def test_a_loss_may_stand_in_a_list() -> None:
+    first, last = run(spec("listed", epochs=4)).reports[::3]
+    assert last.loss < first.loss < 3.0
+
+
 def test_a_weight_that_no_layer_holds_is_kept_with_the_others(tmp_path: Path) -> None:
     images, labels = np.zeros((32, 8, 8), dtype=np.float32), np.zeros(32, dtype=np.int64)
     model, again = source.load(f"{MODELS}:holding")(None), source.load(f"{MODELS}:holding")(None)
