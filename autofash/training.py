@@ -137,9 +137,9 @@ def fit(
 ) -> None:
     """Train a compiled model, reporting at the early look and after each epoch, until spec.until, `epochs`, a STOP or a PAUSE.
 
-    What is looked at, and what the model is left with, is the average of its latest weights.
-
-    watched: validation images and labels; None where there are none (a refit), and then the reports carry the training figures.
+    What is looked at is the average of the latest weights.
+    watched: validation images and labels; None where there are none (a refit): then the reports carry the training figures, and
+    the model is left with that average.
     checkpoint: where a state that is there is gone on from, and where it is kept at a pause, at the end of a trial that another
     may continue, or after each epoch.
     Raises FloatingPointError where the loss stops being finite.
@@ -183,7 +183,8 @@ def fit(
             checkpoint.save(model, last if stopped else step)
         if ends:
             break
-    _take_averages(model, batches)
+    if watched is None:
+        _take_averages(model, batches)
 
 
 def work_of(model: keras.Model) -> float:

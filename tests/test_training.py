@@ -249,3 +249,19 @@ def test_scores_are_those_of_scikit_learn() -> None:
 def test_an_infeasible_batch_size_is_an_error_of_ours() -> None:
     with pytest.raises(InfeasibleConfig, match="batch_size"):
         training._batch_size({"batch_size": 0}, 10)
+
+
+def test_a_refit_is_left_with_the_average_of_its_latest_weights_and_a_trial_with_the_weights_themselves() -> None:
+    given, left = spec(epochs=2), []
+    found = training.data.load(given.data)
+    watched = (found.validation_images, found.validation_labels)
+    for seen in (watched, None):
+        keras.utils.set_random_seed(given.seed)
+        model = training.compiled(given, found.train_images.shape[1:], 10, len(found.train_images))
+        training.fit(
+            model, given, found.train_images, found.train_labels, seen, 10, lambda _: Verdict.go(), epochs=given.epochs
+        )
+        left.append((model.get_weights(), [np.array(average) for average in model.optimizer.averages]))
+    (weights, averages), (refitted, same) = left
+    for one, other, kept, again in zip(weights, averages, refitted, same, strict=True):
+        assert np.array_equal(other, again) and np.array_equal(kept, again) and not np.array_equal(one, other)

@@ -141,8 +141,6 @@ class Proposals:
     def _next_number(self) -> int:
         """The number of the trial that begins next: the first that waits, else a new one."""
         trials = self._study.get_trials(deepcopy=False)
-        if not self._waiting:
-            return len(trials)
         return next((trial.number for trial in trials if trial.state is TrialState.WAITING), len(trials))
 
     def _sampler(self, number: int) -> BaseSampler:
