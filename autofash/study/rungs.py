@@ -1,8 +1,9 @@
 """Successive halving over rungs, asynchronously: who goes on at a rung, who pauses there, and who is continued next.
 
-Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (ASHA), arXiv:1810.05934, algorithm 2, with three
+Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning" (ASHA), arXiv:1810.05934, algorithm 2, with four
 changes: a trial among its rung's best goes on at once, without a pause; from the third rung on the best goes on however few have
-come so far, because it was chosen twice already, and waiting for others would cost long trainings; and a step that would
+come so far, because it was chosen twice already, and waiting for others would cost long trainings; while too few have come to
+the second, the best there goes ahead beside them, and gives way once another is better; and a step that would
 cost more than its share of what the search has spent so far waits. Optuna's SuccessiveHalvingPruner only stops trials, and
 never takes one up again.
 """
@@ -73,6 +74,14 @@ class Rungs:
             earned = [number for number in best if number in paused and paused[number].rung == rung]
             if earned:
                 return max(earned, key=lambda number: (self._values[rung][number], -number))
+        return None
+
+    def next_ahead(self, paused: Mapping[int, Underway]) -> int | None:
+        """The paused trial that is ahead at the second rung, where too few have come for anyone to go on; None where none is."""
+        for rung in self.at[1:CONTESTED]:
+            for number, trial in paused.items():
+                if trial.rung == rung and self.ahead(number, rung):
+                    return number
         return None
 
     def leader(self, paused: Mapping[int, Underway]) -> int | None:
@@ -147,20 +156,28 @@ class RungPruning:
         return f"put off: its first rung would take {seconds:.0f} s"
 
     def verdict(self, trial: Underway, report: EpochReport, situation: Situation) -> Verdict:
-        """At a rung the best quarter goes on, the others pause; who could never be among them is stopped."""
+        """At a rung the best quarter goes on, or one that is ahead; the others pause, and who could never be there is stopped."""
         number, epoch = report.trial, report.epoch
         self._rungs.reach(number, epoch, report.objective)
         if epoch in self._rungs.at:
-            trial.rung = epoch
-        if epoch >= trial.epochs or trial.leads or self._rungs.goes_on(number, epoch):
+            trial.rung, trial.ahead = epoch, False
+        rung = trial.rung  # where it stands, or went ahead
+        if rung is None or epoch >= trial.epochs or trial.leads or (epoch != rung and not trial.ahead):
             return Verdict.go()
-        if trial.origin.startswith(("starter", "warm start")) and self._rungs.ahead(number, epoch):
+        if self._rungs.goes_on(number, rung):
+            trial.ahead = False
+            return Verdict.go()
+        if trial.origin.startswith(("starter", "warm start")) and self._rungs.ahead(number, rung):
             return Verdict.go()  # it did well elsewhere, and nothing is known yet that speaks against it
         if self._must_lead({**situation.paused, number: trial}, situation) == number:
             trial.leads = True
             return Verdict.go()
-        why = self._rungs.why(number, epoch)
-        return Verdict.stop(why) if self._rungs.hopeless(number, epoch, situation.target) else Verdict.pause(why)
+        # It goes ahead only while others run, which may come to the rung as well.
+        trial.ahead = (trial.ahead or len(situation.running) > 1) and self._rungs.next_ahead({number: trial}) == number
+        if trial.ahead:
+            return Verdict.go()
+        why = self._rungs.why(number, rung)
+        return Verdict.stop(why) if self._rungs.hopeless(number, rung, situation.target) else Verdict.pause(why)
 
     def ended(self, trial: Underway, seconds: float) -> None:
         """Take in what a trial's process cost."""
@@ -173,6 +190,10 @@ class RungPruning:
         paused = situation.paused
         leader = self._must_lead(paused, situation)
         earned = leader if leader is not None else self._rungs.next(paused)
+        if earned is None and situation.running:
+            earned = self._rungs.next_ahead(paused)
+            if earned is not None:
+                paused[earned].ahead = True
         put_off = {n: self._costs.first_rung(trial.work) for n, trial in paused.items() if trial.rung is None}
         if earned is None and put_off:
             cheapest = min(put_off, key=lambda number: (put_off[number], number))

@@ -25,6 +25,7 @@ class Underway:
     pausing: str = ""  # why it was told to pause, or is paused
     rung: int | None = None  # where it paused last; None: at none yet
     waited: bool = False  # it paused at a rung, or was put off before its first
+    ahead: bool = False  # it went on from a rung that too few have reached, and gives way once another is better there
     leads: bool = False  # it is trained to its end, whatever its rungs say
     until: int = 0  # epoch after which it ends and keeps its state; 0: it ends after `epochs`
     continues: int | None = None  # the trial whose training it goes on with

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autofash.records import EpochReport
-from autofash.study.rungs import EARLY, EARLY_IMAGES, Costs, Rungs, early_images, rungs_of
-from autofash.study.underway import Underway
+from autofash.study.rungs import EARLY, EARLY_IMAGES, Costs, RungPruning, Rungs, early_images, rungs_of
+from autofash.study.underway import Situation, Underway
 
 
 def waiting(*stands: tuple[int, int | None]) -> dict[int, Underway]:
@@ -100,8 +100,64 @@ def test_of_a_rung_exactly_one_in_four_has_earned_to_go_on_and_they_are_the_best
     assert sorted((values[n] for n in continued), reverse=True) == sorted(values, reverse=True)[: len(continued)]
 
 
-def report(images: int, seconds: float) -> EpochReport:
-    return EpochReport(0, EARLY, 0.5, 0.5, 1.0, 0.5, 1.0, images, seconds)
+def report(images: int, seconds: float, *, trial: int = 0, epoch: int = EARLY, value: float = 0.5) -> EpochReport:
+    return EpochReport(trial, epoch, value, value, 1.0, value, 1.0, images, seconds)
+
+
+class Pruned:
+    """Trials of six epochs of 50,000 images under rungs, all of which run until they pause."""
+
+    def __init__(self, trials: int) -> None:
+        self.pruning = RungPruning(6, 50_000)
+        self.running = waiting(*((number, EARLY) for number in range(trials)))
+        self.paused: dict[int, Underway] = {}
+
+    @property
+    def situation(self) -> Situation:
+        return Situation(50, 0, self.running, self.paused, all_begun=False, seconds_left=None)
+
+    def say(self, trial: int, epoch: int, value: float) -> str:
+        said = report(50_000 * epoch, 20.0, trial=trial, epoch=epoch, value=value)
+        verdict = self.pruning.verdict(self.running[trial], said, self.situation)
+        if verdict.action == "pause":
+            self.paused[trial] = self.running.pop(trial)
+        return str(verdict.action)
+
+    def due(self) -> int | None:
+        number = self.pruning.due(self.situation)
+        if number is not None:
+            self.running[number] = self.paused.pop(number)
+        return number
+
+
+def test_while_too_few_have_come_to_epoch_1_its_best_goes_ahead_and_gives_way_once_another_is_better() -> None:
+    study = Pruned(3)
+    assert [study.say(0, 1, 0.8), study.say(1, 1, 0.7), study.say(0, 2, 0.95)] == ["go", "pause", "go"]
+    assert study.say(2, 1, 0.9) == "go"
+    assert study.say(0, 3, 0.96) == "pause", "it is behind where it went ahead"
+    assert [study.say(2, epoch, 0.9) for epoch in (2, 3, 4)] == ["go", "go", "go"] and study.due() is None
+
+
+def test_the_best_at_epoch_1_that_pauses_there_goes_ahead_once_another_runs() -> None:
+    study = Pruned(2)
+    other = study.running.pop(1)
+    assert study.say(0, 1, 0.9) == "pause" and study.due() is None, "nobody else runs that could come to the rung"
+    study.running[1] = other
+    assert study.due() == 0 and study.say(0, 2, 0.9) == "go"
+    assert study.say(1, 1, 0.8) == "pause" and study.due() is None
+
+
+def test_who_is_ahead_and_among_the_best_quarter_when_there_is_one_has_earned_its_way_to_the_next_rung() -> None:
+    study = Pruned(9)
+    assert study.say(0, 1, 0.8) == "go"
+    assert [study.say(number, 1, 0.5 + number / 100) for number in (1, 2, 3)] == ["pause"] * 3
+    assert study.say(0, 2, 0.82) == "go"
+    assert [study.say(number, 1, 0.9) for number in (4, 5)] == ["go", "pause"]
+    assert study.say(0, 3, 0.84) == "go", "what was earned stays so"
+
+
+def test_nobody_goes_ahead_of_the_early_look() -> None:
+    assert Pruned(3).say(0, EARLY, 0.9) == "pause"
 
 
 def test_a_first_rung_may_cost_a_tenth_of_what_was_spent_and_five_seconds_always() -> None:
