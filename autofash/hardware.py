@@ -13,6 +13,16 @@ import psutil
 # A trial of the shipped spaces on Fashion-MNIST holds 0.5 to 0.7 GB resident (TensorFlow 2.21); other data may need more.
 MEMORY_PER_TRIAL = 1.5 * 2**30
 MEMORY_RESERVE = 1.0 * 2**30
+GPU_MEMORY_PER_TRIAL = 8 * 2**30  # a trial of small images needs a fraction; a GPU that is full fails it
+MOST_PER_GPU = 4  # trials: one of small images leaves most of a GPU idle, several fill its gaps
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One of the machine's GPUs."""
+
+    name: str
+    memory: int  # bytes; 0 where it does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +45,23 @@ def plan(workers: int | None = None) -> Plan:
     """The plan for this machine.
 
     workers: how many trials at once; None: one single-threaded trial a core, as far as memory reaches
-    (two 1-thread trials train 1.3 times as many images as one 2-thread trial), or one a GPU.
+    (two 1-thread trials train 1.3 times as many images as one 2-thread trial), or one to four a GPU, by its memory.
     """
-    cores, memory, gpus = usable_cores(), usable_memory(), gpu_names()
-    if gpus:
+    cores, memory, found = usable_cores(), usable_memory(), gpus()
+    affordable = max(1, int((memory - MEMORY_RESERVE) // MEMORY_PER_TRIAL))
+    if found:
         chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        visible = chosen.split(",") if chosen else [str(number) for number in range(len(gpus))]
-        count = workers or len(visible)
+        visible = chosen.split(",") if chosen else [str(number) for number in range(len(found))]
+        each = min(MOST_PER_GPU, *(max(1, gpu.memory // GPU_MEMORY_PER_TRIAL) for gpu in found))
+        count = workers or max(len(visible), min(each * len(visible), cores, affordable))
         return Plan(
             workers=count,
             threads=max(1, cores // count),
             precision="mixed_bfloat16",
             devices=tuple(visible[slot % len(visible)] for slot in range(count)),
-            why=f"{count} at once on {len(visible)} × {gpus[0]}",
+            why=f"{count} at once on {len(visible)} × {found[0].name}",
             memory=_share(memory, count),
         )
-    affordable = max(1, int((memory - MEMORY_RESERVE) // MEMORY_PER_TRIAL))
     count = workers or min(cores, affordable)
     precision = "mixed_bfloat16" if has_fast_bfloat16() else "float32"
     threads = max(1, cores // count)
@@ -89,14 +100,14 @@ def usable_memory() -> int:
     return available
 
 
-def gpu_names() -> list[str]:
+def gpus() -> list[Gpu]:
     """NVIDIA GPUs, asked of nvidia-smi, because asking a framework would start it in this process."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return []
     try:
         answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
             timeout=10,
@@ -104,7 +115,12 @@ def gpu_names() -> list[str]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
+    found = []
+    for line in answer.stdout.splitlines() if answer.returncode == 0 else ():
+        name, _, mebibytes = (part.strip() for part in line.rpartition(","))
+        if name:
+            found.append(Gpu(name, int(mebibytes) * 2**20 if mebibytes.isdigit() else 0))
+    return found
 
 
 def has_fast_bfloat16() -> bool:
@@ -131,10 +147,8 @@ def machine() -> str:
         (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
     )
-    gpus = gpu_names()
-    return f"{usable_cores()} cores, {model}, {psutil.virtual_memory().total / 2**30:.0f} GiB" + (
-        f", {', '.join(gpus)}" if gpus else ""
-    )
+    names = [gpu.name for gpu in gpus()]
+    return ", ".join([f"{usable_cores()} cores", model, f"{psutil.virtual_memory().total / 2**30:.0f} GiB", *names])
 
 
 def _lines(path: str) -> list[str]:
