@@ -375,7 +375,7 @@ class _Search:
                 device=self._plan.device(slot),
                 log=str((folder / "log.txt").absolute()),
                 early=asked.early,
-                checkpoint=str(self._writer.checkpoint(asked.number).absolute()),
+                checkpoint=str(self._writer.checkpoints.place(asked.number).absolute()),
                 until=asked.until,
             )
         )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -32,6 +29,7 @@ from autofash.records import (
     Verdict,
 )
 from autofash.space import NamedConfig, Param
+from autofash.study.checkpoints import Checkpoints
 from autofash.study.ledger import as_json, noted_config, reports_of
 from autofash.study.opening import OpenedStudy
 from autofash.study.oracles import HYPERBAND, first_attempt
@@ -104,7 +102,7 @@ class StudyWriter:
                 self._finished: dict[str, int] = {}
                 self._proposals = Proposals(self._study, self._storage, self.read.space, settings, self.folder)
                 self._held.callback(self._proposals.close)
-                self._kept: set[int] = set()  # trials that have ended, and whose checkpoints another may continue from
+                self.checkpoints = Checkpoints(self.folder)
                 self._count: Counter[TrialState] = Counter()
                 left = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
                 if left:
@@ -117,7 +115,7 @@ class StudyWriter:
                     with self._storage.at_once("attrs"):
                         self._proposals.add_starters(starters)
                 self._recall()
-                self._remove_checkpoints()
+                self.checkpoints.remove_all_but(self._paused)
                 if not self._nothing_to_begin():
                     self._proposals.start()
             except BaseException:
@@ -314,6 +312,12 @@ class StudyWriter:
             record = self.read.record(trial)
             if record.finished:
                 self._finished[key_of(record.config)] = record.number
+            if (
+                trial.state is TrialState.COMPLETE
+                and "until" in trial.user_attrs
+                and self._settings.sampler == HYPERBAND
+            ):
+                self.checkpoints.kept.add(trial.number)
             self._pruning.recall(trial, reports_of(trial))
 
     def _asked(self, running: Underway) -> Asked:
@@ -331,16 +335,12 @@ class StudyWriter:
     def _take_over(self, begun: Underway) -> None:
         """Give a trial the checkpoint of the one that it continues, and remove those that nobody will want any more."""
         if begun.continues is not None:
-            place = self.checkpoint(begun.trial.number)
-            shutil.rmtree(place, ignore_errors=True)
-            with suppress(FileNotFoundError):  # then it trains from the beginning by itself
-                shutil.copytree(self.checkpoint(begun.continues), place, copy_function=_link)
-        wanted = self._proposals.said.keep
-        if self._kept and wanted is not None:
+            self.checkpoints.hand_over(begun.continues, begun.trial.number)
+        wanted, kept = self._proposals.said.keep, self.checkpoints.kept
+        if kept and wanted is not None:
             trials = self._study.get_trials(deepcopy=False)
-            for number in [n for n in self._kept if first_attempt(trials[n], trials) not in wanted]:
-                self._kept.discard(number)
-                shutil.rmtree(self.checkpoint(number), ignore_errors=True)
+            for number in [n for n in kept if first_attempt(trials[n], trials) not in wanted]:
+                self.checkpoints.remove(number)
 
     def _due(self) -> int | None:
         """The paused trial that is to be continued now."""
@@ -413,29 +413,15 @@ class StudyWriter:
         self._count[state] += 1
         self._exhausted = self._exhausted and state is not TrialState.FAIL  # its retry may be queued
         if running.until and state is TrialState.COMPLETE:
-            self._kept.add(running.trial.number)
+            self.checkpoints.kept.add(running.trial.number)
         else:
-            shutil.rmtree(self.checkpoint(running.trial.number), ignore_errors=True)
+            self.checkpoints.remove(running.trial.number)
         if running.continues is not None and state is TrialState.COMPLETE:
-            self._kept.discard(running.continues)
-            shutil.rmtree(self.checkpoint(running.continues), ignore_errors=True)
+            self.checkpoints.remove(running.continues)
         record = self.read.record(self._frozen(running))
         if record.finished:
             self._finished[key_of(record.config)] = record.number
         return record
-
-    def checkpoint(self, number: int) -> Path:
-        """The folder of a trial's checkpoint."""
-        return self.folder / "trials" / str(number) / "checkpoint"
-
-    def _remove_checkpoints(self) -> None:
-        """Those of trials that have ended, and that none can continue: a kill may have come between the end and this."""
-        if self._settings.sampler == HYPERBAND:
-            trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            self._kept = {trial.number for trial in trials if "until" in trial.user_attrs}
-        for place in (self.folder / "trials").glob("*/checkpoint"):
-            if place.parent.name.isdigit() and int(place.parent.name) not in {*self._paused, *self._kept}:
-                shutil.rmtree(place, ignore_errors=True)
 
     def _frozen(self, running: Underway) -> FrozenTrial:
         """A trial as it is in the ledger."""
@@ -502,14 +488,6 @@ class StudyWriter:
             seconds=float(noted["seconds"]),
             work=noted["work"],
         )
-
-
-def _link(source: str, place: str) -> None:
-    """A second name for a file that nobody changes in place; a copy, where the file system has no such names."""
-    try:
-        os.link(source, place)
-    except OSError:
-        shutil.copy2(source, place)
 
 
 def _now() -> str:
