@@ -31,7 +31,7 @@ from pathlib import Path
 import optuna
 import psutil
 from optuna.distributions import distribution_to_json
-from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sections import RESULTS, put_section
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +44,7 @@ from autofash.space import load_space  # noqa: E402
 from autofash.study.ledger import create_or_load, open_storage  # noqa: E402
 from autofash.study.proposals import seed_of  # noqa: E402
 from autofash.study.rungs import EARLY_IMAGES  # noqa: E402
-from autofash.study.samplers import suggest  # noqa: E402
+from autofash.study.samplers import distribution  # noqa: E402
 from autofash.study.writer import StudyWriter  # noqa: E402
 
 SIZES = (100, 1_000, 10_000)
@@ -86,19 +86,18 @@ def curve(trial: int, rng: random.Random) -> list[EpochReport]:
 
 def finished(number: int, rng: random.Random) -> FrozenTrial:
     """A trial with all that the sampler, the pruner and the writer note on one."""
-    drawn = FixedTrial(SPACE.own(SPACE.sample(rng)), number)
-    suggest(drawn, SPACE)
+    params = dict(SPACE.own(SPACE.sample(rng)))
     complete = rng.random() < 1 / 3
     told = curve(number, rng)[: EPOCHS + 1 if complete else rng.randint(2, 4)]
     last, work = told[-1], float(rng.randint(10**5, 10**7))
     why = "" if complete else f"epoch {last.epoch}: {last.objective:.4f} is below the rung's best quarter, 0.9012"
     pause = {"rung": last.epoch, "why": why, "seconds": last.seconds, "work": work, "runs": False}
-    joint = {name: value for name, value in drawn.params.items() if not SPACE.params[name].when}
+    joint = {name: value for name, value in params.items() if not SPACE.params[name].when}
     made = create_trial(
         state=TrialState.COMPLETE if complete else TrialState.PRUNED,
         value=max(report.objective for report in told[1:]) if complete else last.objective,
-        params=drawn.params,
-        distributions=drawn.distributions,
+        params=params,
+        distributions={name: distribution(SPACE.params[name]) for name in params},
         user_attrs={
             "seed": seed_of(SETTINGS.seed, number),
             "reports": [asdict(report) for report in told],
