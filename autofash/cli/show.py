@@ -70,7 +70,8 @@ def print_study(console: Console, study: Study, most: int | None) -> None:
     from autofash.figures import duration, percent
     from autofash.study.imports import source_of
 
-    summary, settings = study.summary(), study.settings
+    standings, settings = study.standings(), study.settings
+    summary = study.summary(standings)
     how = f"{shown(settings.space)} on {settings.dataset}, by {settings.sampler} and {settings.pruner}, seed {settings.seed}"
     if study.imported:
         how = f"imported from {shown(source_of(study))}, searched there by {settings.sampler} on {settings.dataset}"
@@ -82,7 +83,6 @@ def print_study(console: Console, study: Study, most: int | None) -> None:
     say(
         f"[dim]{finished} of {summary.trials} trials finished: {counts}; test set opened {opened} time{'s' * (opened != 1)}[/]\n"
     )
-    standings = study.standings()
     made = table("trial>", "", "validation>", "curve", "epochs>", "time>", "config, or why it ended")
     for place, record in enumerate(study.trials_of([standing.number for standing in standings[:most]])):
         before = f"continues {record.continues}: " if record.continues is not None else ""

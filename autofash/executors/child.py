@@ -35,9 +35,6 @@ def serve(channel: Channel) -> NoReturn:
     spec = TrialSpec(**told[0])
     if spec.device:
         os.environ["CUDA_VISIBLE_DEVICES"] = spec.device
-        # Trials share a GPU: each takes of its memory what it needs, not all there is. TensorFlow's word for it, then JAX's.
-        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     verdicts: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, verdicts), daemon=True).start()
 

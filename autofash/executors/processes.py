@@ -146,6 +146,7 @@ class ProcessExecutor:
                 env={
                     "TF_CPP_MIN_LOG_LEVEL": "2",
                     "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # several trials may share a GPU
+                    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # JAX's word for that
                     "TF_ENABLE_ONEDNN_OPTS": "1",  # else off on CPUs with AVX2 alone, where it trains 3 times as fast
                     **os.environ,
                     "OMP_NUM_THREADS": "1",

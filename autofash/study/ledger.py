@@ -221,9 +221,9 @@ class Study:
             raise NoTrial(f"{self.name} has no complete trial yet", f"autofash search --study {self.arguments}")
         return ranked[0]
 
-    def summary(self) -> StudySummary:
-        """One line about the study."""
-        return _summary(self.name, self._attributes, self.standings())
+    def summary(self, standings: Sequence[Standing] | None = None) -> StudySummary:
+        """One line about the study. standings: where they were read already."""
+        return _summary(self.name, self._attributes, self.standings() if standings is None else standings)
 
     def note_opening(self, opening: dict[str, Any]) -> int:
         """Write into the ledger that the test set is about to be opened, and return the opening's place for `note_result`.
