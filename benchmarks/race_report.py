@@ -154,7 +154,9 @@ def draw(group: Sequence[Result], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("best validation accuracy so far")
     shown = {name: drawn[name] for name in NAMES.values() if name in drawn}
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False, handlelength=3.5)
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside lower center", ncols=2 + len(spaces), frameon=False, handlelength=3.5
+    )
     figure.savefig(path, dpi=150, metadata={"Software": None})
     pyplot.close(figure)
 
