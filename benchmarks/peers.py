@@ -89,12 +89,15 @@ class Bench:
         self.targets = one_hot(self.labels, self.classes)
 
     def build(self, config: dict[str, Any]) -> Any:
-        """The compiled model of a config, by autofash's own builder."""
+        """The compiled model of a config, by autofash's own builder, with Keras's own optimizer."""
         from autofash.records import TrialSpec
         from autofash.training import compiled
 
         spec = TrialSpec(trial=0, config=config, seed=self.seed, epochs=EPOCHS, data="")
-        return compiled(spec, self.images.shape[1:], self.classes, len(self.images))
+        model = compiled(spec, self.images.shape[1:], self.classes, len(self.images))
+        averaging = model.optimizer  # a peer does not use the averages, and need not pay for them
+        model.compile(type(averaging).__base__.from_config(averaging.get_config()), model.loss, metrics=["accuracy"])
+        return model
 
     def fit(self, model: Any, config: dict[str, Any], **arguments: Any) -> Any:
         """model.fit on the arrays in memory; on autofash's batches where the config augments, which is a part of the space."""
@@ -105,15 +108,28 @@ class Bench:
         if augmentation == Augmentation():
             return model.fit(self.images, self.targets, batch_size=size, **arguments)
         batches = Batches(
-            self.images,
-            self.labels,
-            self.classes,
-            batch_size=size,
-            augmentation=augmentation,
-            seed=self.seed,
-            epoch=arguments.get("initial_epoch", 0),
+            self.images, self.labels, self.classes, batch_size=size, augmentation=augmentation, seed=self.seed
         )
-        return model.fit(batches, **arguments)
+        return model.fit(_epochs_of(batches, arguments.get("initial_epoch", 0)), shuffle=False, **arguments)
+
+
+def _epochs_of(batches: Any, first: int) -> Any:
+    """autofash's batches as model.fit takes them for several epochs."""
+    import keras
+
+    class Epochs(keras.utils.PyDataset):
+        epoch = first
+
+        def __len__(self) -> int:
+            return int(batches.per_epoch)
+
+        def __getitem__(self, index: int) -> Any:
+            return batches.batch(self.epoch * batches.per_epoch + index)
+
+        def on_epoch_end(self) -> None:
+            self.epoch += 1
+
+    return Epochs()
 
 
 def telling() -> Any:
