@@ -203,7 +203,7 @@ def _machine(group: Sequence[Result], *, pictured: bool) -> Iterator[str]:
             yield from _table(raced)
             yield from _ratios(raced)
     for run in group:
-        which = f"{NAMES[run['contestant']]} on {run['space']}, seed {run['seed']}"
+        which = _heat(run)
         if failed(run):
             yield f"Not counted: {which}, {run['ended']}.\n"
         elif run["others"] >= NOISE:
@@ -213,10 +213,7 @@ def _machine(group: Sequence[Result], *, pictured: bool) -> Iterator[str]:
 def _commits(group: Sequence[Result]) -> str:
     """The commit of most heats, and which heats were run at another."""
     (usual, _), *others = Counter(run["commit"] for run in group).most_common()
-    heats = {
-        commit: ", ".join(f"{NAMES[run['contestant']]} seed {run['seed']}" for run in group if run["commit"] == commit)
-        for commit, _ in others
-    }
+    heats = {commit: " and ".join(_heat(run) for run in group if run["commit"] == commit) for commit, _ in others}
     return "; ".join([usual, *(f"{commit} for {heats[commit]}" for commit in heats)])
 
 
@@ -281,3 +278,7 @@ def _accuracy(value: float) -> str:
 
 def _gibibytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
+
+
+def _heat(run: Result) -> str:
+    return f"{NAMES[run['contestant']]} on {run['space']}, seed {run['seed']}"
