@@ -44,7 +44,9 @@ Which search finds a good Fashion-MNIST classifier first? All search the same sp
 has a space of its own. They run one after the other, turn about, each with the whole machine. The clock begins with the
 process, imports included, and a run ends at a validation accuracy of 0.925. The peers (`benchmarks/peers.py`) are written as
 their documentation teaches, and run as TensorFlow and Keras come; autofash runs as it is shipped: what
-it validates is the average of a trial's latest weights.
+it validates is the average of a trial's latest weights, and its trials have oneDNN switched on. TensorFlow leaves that off on
+CPUs with AVX2 alone, where it trains up to three times as fast (docs/LOG.md): there a part of the ratios is that one setting,
+TF_ENABLE_ONEDNN_OPTS=1, which a user of the others can make too.
 """
 FASTER = """\
 How many times as fast, the peer's seconds divided by ours: the middle of the seeds, then each seed. `>`: the peer was not there

@@ -155,6 +155,7 @@ def main() -> None:
     lines = [
         f"{hardware.machine()}; {hardware.plan().why}; Keras {version('keras')}, TensorFlow {version('tensorflow')};",
         f"{date.today()}; `python benchmarks/throughput.py`; median (lowest to highest) of {ROUNDS} interleaved rounds.",
+        "Bare Keras runs without oneDNN where TensorFlow leaves it off, as on CPUs with AVX2 alone; the search switches it on.",
         "",
         "| reference CNN | bare `keras.Model.fit`, images/s | a search, images/s | ratio |",
         "|---|---|---|---|",
