@@ -186,7 +186,7 @@ class RungPruning:
             self._costs.learn(trial.work, trial.reports)
 
     def due(self, situation: Situation) -> int | None:
-        """Whoever has earned it at a rung, or is ahead; else one that was put off and can be afforded; at the last, the leaders."""
+        """Whoever has earned it at a rung, or is ahead; else one put off that can be afforded; at the last, the leaders."""
         paused = situation.paused
         leader = self._must_lead(paused, situation)
         earned = leader if leader is not None else self._rungs.next(paused)
